@@ -1,0 +1,140 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// The target graph of Docs/Architecture.md §3: each target depends only on targets listed above it.
+// `COFFER_ONLY=MVCC,Raft swift test` narrows the package to those targets, what they need, and their tests.
+
+let swiftSettings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+    .treatAllWarnings(as: .error),
+]
+/// For targets that touch C or raw memory: every unsafe expression is marked.
+let unsafeSettings: [SwiftSetting] = swiftSettings + [.strictMemorySafety(), .enableExperimentalFeature("Lifetimes")]
+
+enum External {
+    static func nio(_ name: String) -> Target.Dependency { .product(name: name, package: "swift-nio") }
+    static let core = nio("NIOCore"), posix = nio("NIOPosix"), concurrency = nio("NIOConcurrencyHelpers")
+    static let foundationCompat = nio("NIOFoundationCompat"), http1 = nio("NIOHTTP1")
+    static let http2: Target.Dependency = .product(name: "NIOHTTP2", package: "swift-nio-http2")
+    static let hpack: Target.Dependency = .product(name: "NIOHPACK", package: "swift-nio-http2")
+    static let ssl: Target.Dependency = .product(name: "NIOSSL", package: "swift-nio-ssl")
+    static let x509: Target.Dependency = .product(name: "X509", package: "swift-certificates")
+    static let asn1: Target.Dependency = .product(name: "SwiftASN1", package: "swift-asn1")
+    static let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
+    static let cryptoExtras: Target.Dependency = .product(name: "CryptoExtras", package: "swift-crypto")
+    static let hummingbird: Target.Dependency = .product(name: "Hummingbird", package: "hummingbird")
+    static let hummingbirdHTTP2: Target.Dependency = .product(name: "HummingbirdHTTP2", package: "hummingbird")
+    static let hummingbirdTLS: Target.Dependency = .product(name: "HummingbirdTLS", package: "hummingbird")
+    static let hummingbirdCore: Target.Dependency = .product(name: "HummingbirdCore", package: "hummingbird")
+    static let httpTypes: Target.Dependency = .product(name: "HTTPTypes", package: "swift-http-types")
+    static let httpClient: Target.Dependency = .product(name: "AsyncHTTPClient", package: "async-http-client")
+    static let arguments: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
+    static let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
+    static let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+    static let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
+    static let yams: Target.Dependency = .product(name: "Yams", package: "Yams")
+}
+
+var targets: [Target] = []
+@MainActor func system(_ name: String, pkgConfig: String, apt: String) {
+    targets.append(.systemLibrary(name: name, pkgConfig: pkgConfig, providers: [.apt([apt])]))
+}
+@MainActor func library(_ name: String, _ dependencies: Target.Dependency..., unsafe: Bool = false, tests: [Target.Dependency]? = [], resources: [String] = []) {
+    let settings = unsafe ? unsafeSettings : swiftSettings
+    targets.append(.target(name: name, dependencies: dependencies, swiftSettings: settings))
+    guard let tests else { return }
+    targets.append(.testTarget(
+        name: name + "Tests", dependencies: [.byName(name: name)] + dependencies + tests,
+        exclude: resources, swiftSettings: swiftSettings))
+}
+@MainActor func executable(_ name: String, _ dependencies: Target.Dependency...) {
+    targets.append(.executableTarget(name: name, dependencies: dependencies, swiftSettings: swiftSettings))
+}
+
+system("CSodium", pkgConfig: "libsodium", apt: "libsodium-dev")
+system("CLMDB", pkgConfig: "lmdb", apt: "liblmdb-dev")
+targets.append(.target(name: "CLinux"))
+library("Basics")
+targets.append(.target(name: "DataDriven", swiftSettings: swiftSettings))
+library("SecretMemory", "CSodium", unsafe: true)
+// Pure cores.
+library("Raft", "Basics", tests: ["DataDriven"], resources: ["Cases"])
+library("WriteAheadLog", "Basics", tests: ["DataDriven"])
+library("MVCC", "Basics", tests: ["DataDriven"], resources: ["Cases"])
+library("Replica", "Raft", "WriteAheadLog", "MVCC", "Basics", tests: ["DataDriven"])
+library("Sealing", "SecretMemory", "CSodium", "Basics", unsafe: true, resources: ["Vectors"])
+library("Resources", "SecretMemory", "Basics", External.yams)
+library("Access", "Resources", "Basics")
+library("Mounts", "Resources", "Basics")
+library("Audit", "CSodium", "Basics", unsafe: true)
+// Shells.
+library("Certificates", "Basics", External.x509, External.asn1, External.crypto, External.ssl)
+library("RPC", "Certificates", "Basics", External.core, External.posix, External.http2, External.hpack, External.ssl, External.concurrency, External.logging)
+library("FileSealing", "SecretMemory", "CSodium", "Basics", unsafe: true)
+library("Storage", "CLMDB", "WriteAheadLog", "MVCC", "FileSealing", "Basics", unsafe: true, tests: ["SecretMemory"])
+library("ReplicaService", "Replica", "Raft", "MVCC", "WriteAheadLog", "Storage", "Basics", External.logging, tests: ["FileSealing", "SecretMemory"])
+library("Barrier", "ReplicaService", "MVCC", "Sealing", "FileSealing", "Storage", "SecretMemory", "Basics", External.logging)
+library("ObjectStore", "Barrier", "Resources", "SecretMemory", "Basics")
+library("KeyVault", "ObjectStore", "Barrier", "Sealing", "SecretMemory", "Basics")
+library("EtcdProtocol", "Basics", External.core)
+library("EtcdServer", "Barrier", "MVCC", "EtcdProtocol", "RPC", "Audit", "SecretMemory", "Basics", External.core, External.hpack, External.logging)
+library("EtcdClient", "EtcdProtocol", "RPC", "Basics", External.core, External.posix, tests: nil)
+library("NodeProtocol", "Resources", "SecretMemory", "Basics")
+library("APIServer", "ObjectStore", "KeyVault", "Barrier", "Access", "NodeProtocol", "Audit", "Resources", "SecretMemory", "Certificates", "Basics",
+        External.hummingbird, External.hummingbirdHTTP2, External.hummingbirdTLS, External.hummingbirdCore, External.httpTypes, External.core, External.http1, External.ssl, External.logging, External.lifecycle)
+library("APIClient", "Resources", "SecretMemory", "Certificates", "Basics", External.httpClient, External.core, External.http1, External.ssl, External.yams)
+library("NodeAgent", "APIClient", "NodeProtocol", "Mounts", "Resources", "SecretMemory", "CLinux", "CSodium", "Basics",
+        External.httpClient, External.core, External.posix, External.http1, External.logging, External.lifecycle, unsafe: true)
+library("Commands", "APIClient", "Resources", "SecretMemory", "Certificates", "Basics", External.arguments, External.yams, External.core)
+// Products.
+library("Coffer", "Barrier", "KeyVault", "ObjectStore", "Sealing", "ReplicaService", "MVCC", "SecretMemory", "Basics", External.logging)
+executable("cofferd", "Coffer", "EtcdServer", "APIServer", "KeyVault", "ObjectStore", "Barrier", "Sealing", "SecretMemory", "Audit", "Certificates", "RPC", "CLinux", "Basics",
+           External.arguments, External.logging, External.lifecycle, External.unixSignals, External.posix, External.core)
+executable("coffer-agent", "NodeAgent", "SecretMemory", "CLinux", "Basics", External.arguments, External.logging, External.lifecycle, External.unixSignals)
+executable("cofferctl", "Commands")
+targets.append(.testTarget(name: "TidyTests", swiftSettings: swiftSettings))
+targets.append(.testTarget(name: "ConformanceTests", swiftSettings: swiftSettings))
+if Context.environment["COFFER_BENCHMARKS"] != nil {
+    targets.append(.executableTarget(
+        name: "coffer-bench",
+        dependencies: ["EtcdClient", "EtcdProtocol", "RPC", "Sealing", "SecretMemory", "MVCC", "Basics", "CSodium", External.core, External.posix],
+        path: "Benchmarks/coffer-bench", swiftSettings: swiftSettings))
+}
+
+/// What `COFFER_ONLY` leaves: the named targets, everything they need, and the tests of the named ones.
+func narrowed(_ all: [Target], to names: [Substring]) -> [Target] {
+    var wanted = Set(names.flatMap { [String($0), $0 + "Tests"] })
+    for target in all.reversed() where wanted.contains(target.name) {
+        for case .byNameItem(let name, _) in target.dependencies { wanted.insert(name) }
+    }
+    return all.filter { wanted.contains($0.name) }
+}
+if let only = Context.environment["COFFER_ONLY"] { targets = narrowed(targets, to: only.split(separator: ",")) }
+
+var products: [Product] = []
+if targets.contains(where: { $0.name == "Coffer" }) { products.append(.library(name: "Coffer", targets: ["Coffer"])) }
+
+let package = Package(
+    name: "coffer",
+    products: products,
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-nio.git", from: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-nio-http2.git", from: "1.46.0"),
+        .package(url: "https://github.com/apple/swift-nio-ssl.git", from: "2.37.6"),
+        .package(url: "https://github.com/apple/swift-certificates.git", from: "1.21.1"),
+        .package(url: "https://github.com/apple/swift-asn1.git", from: "1.7.4"),
+        .package(url: "https://github.com/apple/swift-crypto.git", from: "4.5.2"),
+        .package(url: "https://github.com/apple/swift-http-types.git", from: "1.8.0"),
+        .package(url: "https://github.com/apple/swift-argument-parser.git", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log.git", from: "1.16.2"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle.git", from: "2.13.0"),
+        .package(url: "https://github.com/swift-server/async-http-client.git", from: "1.37.0"),
+        .package(url: "https://github.com/hummingbird-project/hummingbird.git", from: "2.28.1"),
+        .package(url: "https://github.com/jpsim/Yams.git", from: "6.2.2"),
+    ],
+    targets: targets
+)

@@ -1,0 +1,72 @@
+/// Bytes that end early or do not parse. `at` is the offset within the buffer that was read.
+package struct MalformedBytes: Error, Equatable, CustomStringConvertible {
+    package var what: String
+    package var at: Int
+    package init(_ what: String, at: Int) { self.what = what; self.at = at }
+    package var description: String { "malformed bytes at offset \(at): \(what)" }
+}
+
+/// Writes our own formats: big-endian integers and length-prefixed bytes.
+package struct ByteWriter: Sendable {
+    package private(set) var bytes: Bytes
+    package init(capacity: Int = 64) { bytes = []; bytes.reserveCapacity(capacity) }
+    package mutating func write<T: FixedWidthInteger>(_ value: T) {
+        var shift = T.bitWidth - 8
+        while shift >= 0 { bytes.append(UInt8(truncatingIfNeeded: value >> T(shift))); shift -= 8 }
+    }
+    package mutating func write(bool value: Bool) { bytes.append(value ? 1 : 0) }
+    package mutating func write(raw value: some Sequence<UInt8>) { bytes.append(contentsOf: value) }
+    /// u32 length, then the bytes.
+    package mutating func write(prefixed value: some Collection<UInt8>) {
+        write(UInt32(value.count)); bytes.append(contentsOf: value)
+    }
+    /// 0, or 1 and the length-prefixed bytes.
+    package mutating func write(optional value: Bytes?) {
+        write(bool: value != nil)
+        if let value { write(prefixed: value) }
+    }
+}
+
+/// Reads what `ByteWriter` wrote; throws `MalformedBytes`, never traps.
+package struct ByteReader: Sendable {
+    package let bytes: ArraySlice<UInt8>
+    private var position: Int
+    package init(_ bytes: Bytes) { self.init(bytes[...]) }
+    package init(_ bytes: ArraySlice<UInt8>) { self.bytes = bytes; position = bytes.startIndex }
+    package var offset: Int { position - bytes.startIndex }
+    package var remaining: Int { bytes.endIndex - position }
+    package var isAtEnd: Bool { remaining == 0 }
+
+    package mutating func read<T: FixedWidthInteger>(_ type: T.Type = T.self) throws(MalformedBytes) -> T {
+        let size = T.bitWidth / 8
+        guard remaining >= size else { throw MalformedBytes("integer of \(size) bytes cut short", at: offset) }
+        var value: T = 0
+        for _ in 0..<size {
+            value = size == 1 ? T(truncatingIfNeeded: bytes[position]) : (value << 8) | T(truncatingIfNeeded: bytes[position])
+            position += 1
+        }
+        return value
+    }
+    package mutating func readBool() throws(MalformedBytes) -> Bool {
+        switch try read(UInt8.self) {
+        case 0: return false
+        case 1: return true
+        case let other: throw MalformedBytes("\(other) is no boolean", at: offset - 1)
+        }
+    }
+    package mutating func readRaw(_ count: Int) throws(MalformedBytes) -> ArraySlice<UInt8> {
+        guard count >= 0, remaining >= count else { throw MalformedBytes("\(count) bytes wanted, \(remaining) left", at: offset) }
+        defer { position += count }
+        return bytes[position..<position + count]
+    }
+    package mutating func readPrefixed() throws(MalformedBytes) -> Bytes {
+        let count = try read(UInt32.self)
+        return Bytes(try readRaw(Int(count)))
+    }
+    package mutating func readOptional() throws(MalformedBytes) -> Bytes? {
+        try readBool() ? try readPrefixed() : nil
+    }
+    package func expectEnd() throws(MalformedBytes) {
+        guard isAtEnd else { throw MalformedBytes("\(remaining) bytes too many", at: offset) }
+    }
+}

@@ -1,0 +1,41 @@
+/// Every bound of the system, each with its reason. Units end the name.
+package enum Limits {
+    /// etcd's default `--max-request-bytes`.
+    package static let requestBytesMax = 1_572_864
+    /// etcd's default `--max-txn-ops`.
+    package static let transactionOperationsMax = 128
+    /// Depth of transactions within transactions: deeper ones come from nobody's client, and recursion must end.
+    package static let transactionDepthMax = 8
+    /// LMDB and log frames stay small; etcd has no bound but the request's.
+    package static let keyBytesMax = 64 * 1024
+    /// Kubernetes' bound on a Secret's data.
+    package static let secretDataBytesMax = 1_048_576
+    /// Kubernetes' bound on annotations of one object.
+    package static let annotationsBytesMax = 262_144
+    /// Proposals that wait for the log at one time; beyond it, "too many requests".
+    package static let proposalsInFlightMax = 65_536
+    /// Bytes of the proposals in flight.
+    package static let proposalBytesInFlightMax = 256 << 20
+    /// Events buffered for one watcher before it is made to catch up from history.
+    package static let watcherEventsMax = 16_384
+    /// Watches on one stream or connection.
+    package static let watchesPerConnectionMax = 100_000
+    /// One frame of the log: a batch of entries.
+    package static let logFrameBytesMax = 8 << 20
+    /// One segment of the log, pre-filled.
+    package static let logSegmentBytes = 64 << 20
+    /// etcd's bound on a lease's time to live, in seconds.
+    package static let leaseSecondsMax: Int64 = 9_000_000_000
+    package static let leasesMax = 1_000_000
+    /// Streams a client may have open on one connection.
+    package static let streamsPerConnectionMax = 1_000
+    package static let connectionsMax = 10_000
+    /// A manifest given to the command line.
+    package static let manifestBytesMax = 16 << 20
+    /// Pods on one node (Kubernetes' default is 110).
+    package static let podsPerNodeMax = 1_000
+    /// Sum of the bytes of one volume.
+    package static let volumeBytesMax = 4 << 20
+    /// Objects of one kind that one list returns without a continue token.
+    package static let listObjectsMax = 100_000
+}
