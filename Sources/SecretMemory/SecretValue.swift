@@ -13,6 +13,7 @@ package final class SecretValue: Sendable, Equatable, CustomStringConvertible, C
     package func withUnsafeBytes<R, E: Error>(_ body: (UnsafeRawBufferPointer) throws(E) -> R) throws(E) -> R {
         try unsafe bytes.withUnsafeBytes(body)
     }
+    package func borrowed<R, E: Error>(_ body: (borrowing SecretBytes) throws(E) -> R) throws(E) -> R { try body(bytes) }
     package static func == (a: SecretValue, b: SecretValue) -> Bool { a.bytes.isEqual(to: b.bytes) }
 
     package var description: String { "<secret>" }
