@@ -81,13 +81,12 @@ package enum FileSealingError: Error, Equatable, Sendable {
     package func hash(name: UnsafeRawBufferPointer, into target: UnsafeMutableRawBufferPointer) {
         precondition(target.count >= Self.nameHashBytes)
         let personal = Bytes("coffer.name.v1\0\0".utf8)
-        let status = unsafe key.withUnsafeBytes { key in
-            unsafe crypto_generichash_blake2b_salt_personal(
-                target.baseAddress?.assumingMemoryBound(to: UInt8.self), Self.nameHashBytes,
-                name.baseAddress?.assumingMemoryBound(to: UInt8.self), UInt64(name.count),
-                key.baseAddress?.assumingMemoryBound(to: UInt8.self), key.count, nil, personal)
+        unsafe key.withUnsafeStart { key in
+            guard let out = unsafe target.baseAddress?.assumingMemoryBound(to: UInt8.self) else { return }
+            let status = unsafe crypto_generichash_blake2b_salt_personal(
+                out, Self.nameHashBytes, name.baseAddress?.assumingMemoryBound(to: UInt8.self), UInt64(name.count), key, Self.keyBytes, nil, personal)
+            precondition(status == 0)
         }
-        precondition(status == 0)
     }
     package static let nameHashBytes = 32
 

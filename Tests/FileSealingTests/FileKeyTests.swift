@@ -45,6 +45,18 @@ struct FileKeyTests {
         }
     }
 
+    @Test("a name's hash is the same under one key and another under another")
+    func names() throws {
+        func hash(_ name: String, _ key: FileKey) -> Bytes {
+            var out = Bytes(repeating: 0, count: FileKey.nameHashBytes)
+            Bytes(name.utf8).withUnsafeBytes { name in out.withUnsafeMutableBytes { key.hash(name: name, into: $0) } }
+            return out
+        }
+        let other = try FileKey(key: SecretBytes(copying: Bytes(repeating: 8, count: 32)), generation: 3)
+        #expect(hash("prod/db", key) == hash("prod/db", key))
+        #expect(Set([hash("prod/db", key), hash("prod/dc", key), hash("", key), hash("prod/db", other)]).count == 4)
+    }
+
     @Test("a key of another length is refused")
     func keyLength() {
         #expect(throws: FileSealingError.wrongKeyLength) { try FileKey(key: SecretBytes(copying: [1, 2, 3]), generation: 1) }
