@@ -18,7 +18,7 @@ let unsafeSettings: [SwiftSetting] = swiftSettings + [.strictMemorySafety(), .en
 enum External {
     static func nio(_ name: String) -> Target.Dependency { .product(name: name, package: "swift-nio") }
     static let core = nio("NIOCore"), posix = nio("NIOPosix"), concurrency = nio("NIOConcurrencyHelpers")
-    static let foundationCompat = nio("NIOFoundationCompat"), http1 = nio("NIOHTTP1")
+    static let foundationCompat = nio("NIOFoundationCompat"), http1 = nio("NIOHTTP1"), tls = nio("NIOTLS")
     static let http2: Target.Dependency = .product(name: "NIOHTTP2", package: "swift-nio-http2")
     static let hpack: Target.Dependency = .product(name: "NIOHPACK", package: "swift-nio-http2")
     static let ssl: Target.Dependency = .product(name: "NIOSSL", package: "swift-nio-ssl")
@@ -74,7 +74,7 @@ library("Mounts", "NodeProtocol", "SecretMemory", "Basics")
 library("Audit", "CSodium", "Basics", unsafe: true)
 // Shells.
 library("Certificates", "Basics", External.x509, External.asn1, External.crypto, External.ssl)
-library("RPC", "Certificates", "Basics", External.core, External.posix, External.http2, External.hpack, External.ssl, External.concurrency, External.logging)
+library("RPC", "Basics", External.core, External.posix, External.http2, External.hpack, External.ssl, External.tls, External.concurrency, External.logging)
 library("FileSealing", "SecretMemory", "CSodium", "Basics", unsafe: true)
 library("Storage", "CLMDB", "WriteAheadLog", "MVCC", "FileSealing", "Basics", unsafe: true, tests: ["SecretMemory"])
 library("ReplicaService", "Replica", "Raft", "MVCC", "WriteAheadLog", "Storage", "Basics", External.logging, tests: ["FileSealing", "SecretMemory"])
