@@ -1,0 +1,170 @@
+import Basics
+
+// §5.2 and §9.6 of the dissertation: elections, with the pre-vote that keeps a returning member from disturbing a working
+// leader, and the lease that makes members who hear a leader deaf to candidates.
+//
+//                      timeout              pre-votes of a quorum          votes of a quorum
+//     follower ───────────────▶ preCandidate ───────────────▶ candidate ───────────────▶ leader
+//        ▲  ▲                      │  lost, or a leader heard     │  lost, or higher term      │ higher term,
+//        │  └──────────────────────┘                              │                            │ quorum not heard
+//        └────────────────────────────────────────────────────────┴────────────────────────────┘
+
+extension Raft {
+    mutating func restartElectionTimer() {
+        electionElapsed = 0
+        electionTimeout = configuration.electionTicks + Int(generator.next() % UInt64(configuration.electionTicks))
+    }
+
+    mutating func becomeFollower(term newTerm: Term, leader: MemberID?) {
+        precondition(newTerm >= term, "the term went back")
+        if case .leader(let leadership) = role {
+            for context in leadership.unansweredReads { signals.append(.readRefused(context)) }
+        }
+        if newTerm > term {
+            term = newTerm
+            vote = nil
+        }
+        role = .follower(leader: leader)
+        restartElectionTimer()
+    }
+
+    /// Asks whether an election could be won, without disturbing anyone's term.
+    mutating func campaign() {
+        restartElectionTimer()
+        role = .preCandidate(Ballot())
+        for voter in configuration.voters.voters where voter != member {
+            outbox.append(send(.preVoteRequest(last: log.last), to: voter, term: term + 1))
+        }
+        countVote(of: member, granted: true)
+    }
+
+    private mutating func becomeCandidate() {
+        restartElectionTimer()
+        term += 1
+        vote = member
+        role = .candidate(Ballot())
+        // Our own vote counts when it is durable: see `stored`.
+        for voter in configuration.voters.voters where voter != member {
+            afterwards.append(send(.voteRequest(last: log.last), to: voter))
+        }
+    }
+
+    private mutating func becomeLeader() {
+        restartElectionTimer()
+        var leadership = Leadership(voters: configuration.voters, next: log.last.index + 1)
+        leadership[member]?.isDurable(through: log.durable)
+        role = .leader(leadership)
+        // §5.4.2: entries of earlier terms commit with the first one of ours.
+        log.append(Entry(index: log.last.index + 1, term: term, payload: []))
+        lead { leadership, raft in raft.broadcastAppends(&leadership) }
+    }
+
+    mutating func countVote(of voter: MemberID, granted: Bool) {
+        switch role {
+        case .preCandidate(var ballot):
+            ballot.record(voter, granted: granted)
+            role = .preCandidate(ballot)
+            switch configuration.voters.result({ ballot[$0] }) {
+            case .won: becomeCandidate()
+            case .lost: becomeFollower(term: term, leader: nil)
+            case .pending: break
+            }
+        case .candidate(var ballot):
+            ballot.record(voter, granted: granted)
+            role = .candidate(ballot)
+            switch configuration.voters.result({ ballot[$0] }) {
+            case .won: becomeLeader()
+            case .lost: becomeFollower(term: term, leader: nil)
+            case .pending: break
+            }
+        case .follower, .leader: break
+        }
+    }
+
+    // MARK: - What others ask and answer
+
+    mutating func receive(_ message: Message) {
+        // Legitimate drops: ourselves, strangers to the protocol (no member sends term 0).
+        guard message.term > 0, message.from != member, message.to == member else { return }
+        if message.term > term {
+            guard admitHigherTerm(message) else { return }
+        } else if message.term < term {
+            return answerLowerTerm(message)
+        }
+        switch message.body {
+        case .preVoteRequest(let last): answerPreVote(message, last: last)
+        case .voteRequest(let last): answerVote(message, last: last)
+        case .preVoteResponse(let granted):
+            // A grant names the term we would campaign for, a refusal the voter's own.
+            guard case .preCandidate = role, message.term == (granted ? term + 1 : term) else { return }
+            countVote(of: message.from, granted: granted)
+        case .voteResponse(let granted):
+            guard case .candidate = role else { return }
+            countVote(of: message.from, granted: granted)
+        case .append(let previous, let entries, let commit):
+            guard follow(message.from) else { return }
+            accept(entries, after: previous, commit: commit, from: message.from)
+        case .heartbeat(let commit, let readSequence):
+            guard follow(message.from) else { return }
+            // The leader never says more than what it knows to agree here.
+            log.commit(through: min(commit, log.last.index))
+            outbox.append(send(.heartbeatResponse(readSequence: readSequence), to: message.from))
+        case .appended(let through):
+            lead { leadership, raft in raft.confirmed(through, by: message.from, &leadership) }
+        case .appendRejected(let previous, let hint):
+            lead { leadership, raft in raft.rejected(previous: previous, hint: hint, by: message.from, &leadership) }
+        case .heartbeatResponse(let readSequence):
+            lead { leadership, raft in raft.heartbeatAnswered(readSequence, by: message.from, &leadership) }
+        case .outdated: break
+        }
+    }
+
+    /// §6 of the dissertation, "disruptive servers": who hears a leader ignores candidates.
+    private var hearsLeader: Bool { leader != nil && electionElapsed < configuration.electionTicks }
+
+    /// False: the message is to be ignored.
+    private mutating func admitHigherTerm(_ message: Message) -> Bool {
+        switch message.body {
+        case .preVoteRequest: return !hearsLeader
+        case .preVoteResponse(granted: true): return true
+        case .voteRequest where hearsLeader: return false
+        case .append, .heartbeat: becomeFollower(term: message.term, leader: message.from)
+        default: becomeFollower(term: message.term, leader: nil)
+        }
+        return true
+    }
+
+    private mutating func answerLowerTerm(_ message: Message) {
+        switch message.body {
+        case .append, .heartbeat: afterwards.append(send(.outdated, to: message.from))
+        case .preVoteRequest: afterwards.append(send(.preVoteResponse(granted: false), to: message.from))
+        default: break
+        }
+    }
+
+    private mutating func answerPreVote(_ message: Message, last: EntryPosition) {
+        let granted = message.term > term && log.isUpToDate(last)
+        afterwards.append(send(.preVoteResponse(granted: granted), to: message.from, term: granted ? message.term : term))
+    }
+
+    private mutating func answerVote(_ message: Message, last: EntryPosition) {
+        let free = vote == message.from || (vote == nil && leader == nil)
+        let granted = free && log.isUpToDate(last)
+        if granted {
+            vote = message.from
+            restartElectionTimer()
+        }
+        afterwards.append(send(.voteResponse(granted: granted), to: message.from))
+    }
+
+    /// The sender leads this term. False when that is us: then it lies, and is ignored.
+    private mutating func follow(_ leader: MemberID) -> Bool {
+        switch role {
+        case .leader: return false
+        case .follower(leader?): electionElapsed = 0
+        case .follower(let other) where other != nil: return false
+        case .follower, .preCandidate, .candidate: becomeFollower(term: term, leader: leader)
+        }
+        return true
+    }
+}
