@@ -1,0 +1,17 @@
+import Foundation
+import Testing
+
+/// What the examples show must hold, with the binaries of this build.
+@Suite struct ExampleTests {
+    @Test("one node: a manifest's secrets reach the scheduled pods' tmpfs, survive kill -9, and leave with the last consumer",
+          .enabled(if: Program.isRoot, "mounting tmpfs needs root"), .timeLimit(.minutes(5)))
+    func oneNode() async throws {
+        let example = Program.root.appendingPathComponent("examples/one-node/run")
+        let run = try await Program.run(example, environment: [
+            "ONCE": "1", "COFFER_BIN": Program.folder.path, "COFFER_ETCD_PORT": "23791", "COFFER_API_PORT": "26443",
+            "COFFER_RUN": ".run/one-node-test",
+        ])
+        #expect(run.status == 0, Comment(rawValue: run.output))
+        #expect(run.output.contains("Every step held."))
+    }
+}
