@@ -12,10 +12,19 @@ package enum Command: Hashable, Sendable {
     /// `id` 0 is replaced by the proposer before it is proposed.
     case leaseGrant(id: LeaseID, seconds: Int64)
     case leaseRevoke(id: LeaseID)
+    /// The leader's word on how long leases still have to live, so that a change of leader does not renew them.
+    case leaseCheckpoint([LeaseCheckpoint])
     case reseal([Reseal])
     case key(KeyCommand)
     /// A named replicated setting (domain rules, progress of a rotation…): last writer wins, or guarded by `expecting`.
     case setting(name: Bytes, value: Bytes?, expecting: Bytes??)
+}
+
+package struct LeaseCheckpoint: Hashable, Sendable {
+    package var id: LeaseID
+    /// 0: the full time to live again (the lease was renewed).
+    package var remainingSeconds: Int64
+    package init(id: LeaseID, remainingSeconds: Int64) { self.id = id; self.remainingSeconds = remainingSeconds }
 }
 
 /// Replace the ciphertext of one record, at the same revision and unseen by watchers,
@@ -77,6 +86,9 @@ package enum KeyCommand: Hashable, Sendable {
     /// Refused with `.keyInUse` while its count is not zero or it is active; zeroes the wrapped bytes.
     case destroyDataKey(DataKeyID)
     case destroyKeyEncryptionKey(KeyEncryptionKeyID)
+    /// Destroys every key of a domain, whatever is sealed under it: cryptographic erasure. The domain keeps its name and id,
+    /// and can be written to again after a new KEK version and DEK generation.
+    case shredDomain(DomainID)
 }
 
 /// Why apply refused a command. The store is unchanged then.

@@ -76,11 +76,11 @@ package struct SecretMemoryError: Error, Equatable, CustomStringConvertible {
     }
 
     /// The pointer must not outlive `body`.
-    package borrowing func withUnsafeBytes<R, E: Error>(_ body: (UnsafeRawBufferPointer) throws(E) -> R) throws(E) -> R {
+    package borrowing func withUnsafeBytes<R: ~Copyable, E: Error>(_ body: (UnsafeRawBufferPointer) throws(E) -> R) throws(E) -> R {
         try unsafe body(UnsafeRawBufferPointer(start: base, count: count))
     }
     /// The first byte, as C functions take a key. The pointer must not outlive `body`.
-    package borrowing func withUnsafeStart<R, E: Error>(_ body: (UnsafePointer<UInt8>) throws(E) -> R) throws(E) -> R {
+    package borrowing func withUnsafeStart<R: ~Copyable, E: Error>(_ body: (UnsafePointer<UInt8>) throws(E) -> R) throws(E) -> R {
         try unsafe body(UnsafePointer(base.assumingMemoryBound(to: UInt8.self)))
     }
     /// A second owner of the same bytes.

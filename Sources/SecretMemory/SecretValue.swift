@@ -10,10 +10,10 @@ package final class SecretValue: Sendable, Equatable, CustomStringConvertible, C
     package convenience init(copying bytes: some Collection<UInt8>) throws { self.init(try SecretBytes(copying: bytes)) }
 
     package var count: Int { bytes.count }
-    package func withUnsafeBytes<R, E: Error>(_ body: (UnsafeRawBufferPointer) throws(E) -> R) throws(E) -> R {
+    package func withUnsafeBytes<R: ~Copyable, E: Error>(_ body: (UnsafeRawBufferPointer) throws(E) -> R) throws(E) -> R {
         try unsafe bytes.withUnsafeBytes(body)
     }
-    package func borrowed<R, E: Error>(_ body: (borrowing SecretBytes) throws(E) -> R) throws(E) -> R { try body(bytes) }
+    package func borrowed<R: ~Copyable, E: Error>(_ body: (borrowing SecretBytes) throws(E) -> R) throws(E) -> R { try body(bytes) }
     package static func == (a: SecretValue, b: SecretValue) -> Bool { a.bytes.isEqual(to: b.bytes) }
 
     package var description: String { "<secret>" }

@@ -1,0 +1,35 @@
+package import Basics
+
+/// A running 64-bit hash over everything applied, sealed bytes included: members at the same applied index must agree.
+/// It finds accidents (bit-rot, a bug); it is no defence against someone who wants a collision.
+package struct StateHash: Hashable, Sendable {
+    package private(set) var value: UInt64
+    package init(_ value: UInt64 = 0x243f_6a88_85a3_08d3) { self.value = value }
+
+    @inline(__always)
+    package mutating func mix(_ word: UInt64) {
+        let product = (value ^ word ^ 0x9e37_79b9_7f4a_7c15).multipliedFullWidth(by: 0xe703_7ed1_a0b4_28db)
+        value = product.high ^ product.low &+ (word << 32 | word >> 32)
+    }
+
+    @inline(__always)
+    package mutating func mix(_ word: Int64) { mix(UInt64(bitPattern: word)) }
+
+    package mutating func mix(_ bytes: Bytes) {
+        bytes.withUnsafeBytes { buffer in
+            mix(UInt64(buffer.count))
+            var i = 0
+            while i + 8 <= buffer.count {
+                mix(UInt64(littleEndian: buffer.loadUnaligned(fromByteOffset: i, as: UInt64.self)))
+                i += 8
+            }
+            var rest: UInt64 = 0, shift: UInt64 = 0
+            while i < buffer.count {
+                rest |= UInt64(buffer[i]) << shift
+                shift += 8
+                i += 1
+            }
+            mix(rest)
+        }
+    }
+}

@@ -1,0 +1,99 @@
+package import NodeProtocol
+
+/// What this node believes of the server's state: the gate before every plan.
+///
+/// Invariants:
+/// 1. The revision never goes back; it is kept across restarts, and a stream that begins below it is refused.
+/// 2. A view is only ever whole: a snapshot, or one continued by deltas without a gap.
+/// 3. A view without pods counts only when it is newer than what was last seen: an emptied or wrong server at the same
+///    revision wipes nothing.
+/// 4. A secret is held only while a consumer on this node names it; otherwise it is let go, and with that wiped.
+package struct SyncView: Sendable {
+    package private(set) var desired: DesiredState?
+    /// The greatest complete revision seen, in this run or an earlier one.
+    package private(set) var revision: Int64
+    /// When the server was last heard, in local milliseconds.
+    package private(set) var heardMilliseconds: Int64
+    /// Server time less local time, as last told.
+    package private(set) var serverOffsetMilliseconds: Int64
+
+    package init(revision: Int64, heardMilliseconds: Int64, serverOffsetMilliseconds: Int64) {
+        self.revision = revision; self.heardMilliseconds = heardMilliseconds; self.serverOffsetMilliseconds = serverOffsetMilliseconds
+    }
+
+    package enum Verdict: Equatable, Sendable {
+        /// The view changed; plan again.
+        case accepted
+        /// Nothing changed but that the server lives.
+        case heard
+        /// Leave this server and ask again later.
+        case refused(String)
+    }
+
+    package func now(localMilliseconds: Int64) -> NodeTime {
+        let (server, overflow) = localMilliseconds.addingReportingOverflow(serverOffsetMilliseconds)
+        return NodeTime(localMilliseconds: localMilliseconds, serverMilliseconds: overflow ? .max : server)
+    }
+
+    package mutating func receive(_ message: SyncMessage, localMilliseconds: Int64, mountedVolumes: Int) -> Verdict {
+        switch message {
+        case .snapshot(let state):
+            guard state.revision >= revision else {
+                return .refused("the server is at revision \(state.revision), older than \(revision) which was seen before")
+            }
+            if state.pods.isEmpty, desired == nil, mountedVolumes > 0, state.revision == revision {
+                return .refused("the server knows no pods at revision \(revision), at which there were some")
+            }
+            accept(state, localMilliseconds)
+            return .accepted
+        case .delta(let delta):
+            guard let desired else { return .refused("a change came before the state it changes") }
+            do {
+                accept(try desired.applying(delta), localMilliseconds)
+                return .accepted
+            } catch {
+                return .refused("\(error)")
+            }
+        case .heartbeat(let told, let time):
+            guard let current = desired, told >= current.revision else { return .refused("a heartbeat at revision \(told) without the state before it") }
+            desired?.revision = told
+            revision = max(revision, told)
+            hear(serverTime: time, localMilliseconds)
+            return .heard
+        case .goodbye(let reason):
+            return .refused("the server ends the stream: \(reason)")
+        }
+    }
+
+    private mutating func accept(_ state: DesiredState, _ localMilliseconds: Int64) {
+        revision = max(revision, state.revision)
+        desired = state
+        hear(serverTime: state.serverTimeMilliseconds, localMilliseconds)
+        release(at: now(localMilliseconds: localMilliseconds))
+    }
+
+    private mutating func hear(serverTime: Int64, _ localMilliseconds: Int64) {
+        heardMilliseconds = max(heardMilliseconds, localMilliseconds)
+        let (offset, overflow) = serverTime.subtractingReportingOverflow(localMilliseconds)
+        if !overflow { serverOffsetMilliseconds = offset }
+    }
+
+    /// Lets go of secrets without a consumer; answers those that are left, sorted.
+    @discardableResult
+    package mutating func release(at now: NodeTime) -> [SecretName] {
+        guard var state = desired else { return [] }
+        var named: Set<SecretName> = []
+        for pod in consumers(in: state, at: now) {
+            for volume in pod.volumes {
+                for case .secret(let source) in volume.sources { named.insert(SecretName(namespace: pod.namespace, name: source.secretName)) }
+            }
+        }
+        state.secrets.removeAll { !named.contains($0.identity) }
+        desired = state
+        return state.secrets.map(\.identity).sorted()
+    }
+
+    /// The stream is gone. The last good view stays: mounted volumes do, and pods that ended in it still go.
+    /// Nothing new can come of it, because every secret it names and that could be had is mounted already.
+    package mutating func forget() { desired = nil }
+}

@@ -1,0 +1,109 @@
+import Glibc
+
+/// State behind a lock, with waiting for it to change (Hoare's monitor over a mutex and a condition of the monotonic clock).
+@safe final class Monitor<State>: @unchecked Sendable {
+    private let mutex: UnsafeMutablePointer<pthread_mutex_t>
+    private let condition: UnsafeMutablePointer<pthread_cond_t>
+    private var state: State
+    private var waiters = 0
+
+    init(_ state: State) {
+        self.state = state
+        unsafe mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
+        unsafe condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
+        var attributes = pthread_condattr_t()
+        unsafe pthread_condattr_init(&attributes)
+        unsafe pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
+        let status = unsafe (pthread_mutex_init(mutex, nil), pthread_cond_init(condition, &attributes))
+        precondition(status == (0, 0))
+        unsafe pthread_condattr_destroy(&attributes)
+    }
+    deinit {
+        unsafe pthread_cond_destroy(condition)
+        unsafe pthread_mutex_destroy(mutex)
+        unsafe condition.deallocate()
+        unsafe mutex.deallocate()
+    }
+
+    /// Looks at the state, or changes what nobody waits for.
+    func withLock<R, E: Error>(_ body: (inout State) throws(E) -> R) throws(E) -> R {
+        unsafe pthread_mutex_lock(mutex)
+        defer { unsafe pthread_mutex_unlock(mutex) }
+        return try body(&state)
+    }
+    /// Changes the state and wakes who waits.
+    func change<R>(_ body: (inout State) -> R) -> R {
+        unsafe pthread_mutex_lock(mutex)
+        let result = body(&state)
+        let wakes = waiters > 0
+        unsafe pthread_mutex_unlock(mutex)
+        if wakes { unsafe pthread_cond_broadcast(condition) }
+        return result
+    }
+    /// Waits until `body` answers; asks again after every change.
+    func wait<R>(_ body: (inout State) -> R?) -> R {
+        unsafe pthread_mutex_lock(mutex)
+        defer { unsafe pthread_mutex_unlock(mutex) }
+        while true {
+            if let result = body(&state) { return result }
+            waiters += 1
+            unsafe pthread_cond_wait(condition, mutex)
+            waiters -= 1
+        }
+    }
+    /// The same, but not beyond `deadline` (monotonic nanoseconds); then `nil`.
+    func wait<R>(until deadline: UInt64, _ body: (inout State) -> R?) -> R? {
+        var time = timespec(tv_sec: Int(deadline / 1_000_000_000), tv_nsec: Int(deadline % 1_000_000_000))
+        unsafe pthread_mutex_lock(mutex)
+        defer { unsafe pthread_mutex_unlock(mutex) }
+        while true {
+            if let result = body(&state) { return result }
+            waiters += 1
+            let status = unsafe pthread_cond_timedwait(condition, mutex, &time)
+            waiters -= 1
+            if status == ETIMEDOUT { return body(&state) }
+        }
+    }
+
+
+func monotonicNanoseconds() -> UInt64 {
+    var time = timespec()
+    unsafe clock_gettime(CLOCK_MONOTONIC, &time)
+    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+}
+
+/// A thread of its own for blocking work: never on an event loop or the cooperative pool.
+@safe final class LaneThread: @unchecked Sendable {
+    private final class Start {
+        let name: String
+        let body: () -> Void
+        init(_ name: String, _ body: @escaping () -> Void) { self.name = name; self.body = body }
+    }
+    private var thread = pthread_t()
+    private let joined = Monitor(false)
+
+    /// `name`: at most 15 bytes.
+    init(_ name: String, _ body: @escaping @Sendable () -> Void) throws(StorageFailure) {
+        let start = unsafe Unmanaged.passRetained(Start(name, body))
+        let status = unsafe pthread_create(&thread, nil, { argument in
+            guard let argument = unsafe argument else { return nil }
+            let start = unsafe Unmanaged<Start>.fromOpaque(argument).takeRetainedValue()
+            unsafe pthread_setname_np(pthread_self(), start.name)
+            start.body()
+            return nil
+        }, start.toOpaque())
+        guard status == 0 else {
+            unsafe start.release()
+            throw .io(operation: "pthread_create", code: status)
+        }
+    }
+    /// Waits for the end. From the thread itself it only lets go.
+    func join() {
+        let first = joined.change { joined in
+            defer { joined = true }
+            return !joined
+        }
+        guard first else { return }
+        if pthread_equal(thread, pthread_self()) != 0 { pthread_detach(thread) } else { unsafe pthread_join(thread, nil) }
+    }
+}

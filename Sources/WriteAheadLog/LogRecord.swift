@@ -1,0 +1,108 @@
+package import Basics
+
+/// An entry of the replicated log; `payload` is opaque here.
+package struct LogEntry: Hashable, Sendable {
+    package var index: LogIndex
+    package var term: Term
+    package var payload: Bytes
+    package init(index: LogIndex, term: Term, payload: Bytes) { self.index = index; self.term = term; self.payload = payload }
+}
+
+/// What a member must remember besides entries (Raft's hard state). `vote` is the member voted for in `term`.
+package struct LogState: Hashable, Sendable {
+    package var term: Term
+    package var vote: MemberID?
+    package var commit: LogIndex
+    package init(term: Term, vote: MemberID?, commit: LogIndex) { self.term = term; self.vote = vote; self.commit = commit }
+}
+
+/// An entry known by index and term alone: the one before the log's first.
+package struct LogPosition: Hashable, Sendable {
+    package var index: LogIndex
+    package var term: Term
+    package init(index: LogIndex, term: Term) { self.index = index; self.term = term }
+}
+
+/// What becomes durable together. Entries follow each other; the first may supersede (index at or below the log's last).
+package struct LogBatch: Hashable, Sendable {
+    /// The store was replaced by a snapshot up to here: everything logged before is void, the next entry is `index + 1`.
+    package var restart: LogPosition?
+    package var entries: [LogEntry]
+    package var state: LogState?
+    package init(entries: [LogEntry] = [], state: LogState? = nil, restart: LogPosition? = nil) {
+        self.entries = entries; self.state = state; self.restart = restart
+    }
+}
+
+/// The records inside a frame, one after another:
+///
+///     0                                                     padding, to the frame's end
+///     1 | index u64 | term u64 | length u32 | payload       entry
+///     2 | term u64 | vote u64 (0: none) | commit u64        state
+///     3 | index u64 | term u64                              restart: all before is void
+///     4 | sequence u64 | tag 16                             anchor: the frame before this segment
+///     5 | index u64 | term u64                              beginning: a restart said again in a new segment
+package enum LogRecord: Hashable, Sendable {
+    case entry(LogEntry)
+    case state(LogState)
+    case restart(LogPosition)
+    case anchor(LogAnchor)
+    case beginning(LogPosition)
+
+    static let entryOverheadBytes = 21
+    /// Anchor, state and beginning: what the first frame of a segment says again.
+    static let carriedBytesMax = 25 + 25 + 17
+
+    static func append(_ entry: LogEntry, to buffer: FrameBuffer) {
+        buffer.append(1 as UInt8)
+        buffer.append(entry.index)
+        buffer.append(entry.term)
+        buffer.append(UInt32(entry.payload.count))
+        buffer.append(entry.payload)
+    }
+    static func append(_ state: LogState, to buffer: FrameBuffer) {
+        buffer.append(2 as UInt8)
+        buffer.append(state.term)
+        buffer.append(state.vote?.rawValue ?? 0)
+        buffer.append(state.commit)
+    }
+    static func append(_ position: LogPosition, restarts: Bool, to buffer: FrameBuffer) {
+        buffer.append((restarts ? 3 : 5) as UInt8)
+        buffer.append(position.index)
+        buffer.append(position.term)
+    }
+    static func append(_ anchor: LogAnchor, to buffer: FrameBuffer) {
+        buffer.append(4 as UInt8)
+        anchor.append(to: buffer)
+    }
+
+    /// Visits the records of a frame; false when the bytes are none of our making.
+    static func visit(_ plaintext: RawBytes, _ body: (LogRecord) -> Bool) -> Bool {
+        var offset = 0
+        while let kind = plaintext.integer(UInt8.self, at: offset) {
+            if kind == 0 { return plaintext.firstNonZero(from: offset) == nil }
+            guard let (record, size) = parse(kind, plaintext, at: offset + 1) else { return false }
+            offset += 1 + size
+            guard body(record) else { return false }
+        }
+        return true
+    }
+    private static func parse(_ kind: UInt8, _ bytes: RawBytes, at offset: Int) -> (LogRecord, size: Int)? {
+        guard let first = bytes.integer(UInt64.self, at: offset), let second = bytes.integer(UInt64.self, at: offset + 8) else { return nil }
+        switch kind {
+        case 1:
+            guard let length = bytes.integer(UInt32.self, at: offset + 16),
+                  let payload = bytes.slice(at: offset + 20, count: Int(length)) else { return nil }
+            return (.entry(LogEntry(index: first, term: second, payload: payload.copied)), 20 + Int(length))
+        case 2:
+            guard let commit = bytes.integer(UInt64.self, at: offset + 16) else { return nil }
+            return (.state(LogState(term: first, vote: second == 0 ? nil : MemberID(second), commit: commit)), 24)
+        case 3: return (.restart(LogPosition(index: first, term: second)), 16)
+        case 4:
+            guard let anchor = LogAnchor(bytes, at: offset) else { return nil }
+            return (.anchor(anchor), LogAnchor.encodedBytes)
+        case 5: return (.beginning(LogPosition(index: first, term: second)), 16)
+        default: return nil
+        }
+    }
+}
