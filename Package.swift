@@ -78,7 +78,7 @@ library("RPC", "Basics", External.core, External.posix, External.http2, External
 library("FileSealing", "SecretMemory", "CSodium", "Basics", unsafe: true)
 library("Storage", "CLMDB", "WriteAheadLog", "MVCC", "FileSealing", "Basics", unsafe: true, tests: ["SecretMemory"])
 library("ReplicaService", "Replica", "Raft", "MVCC", "WriteAheadLog", "Storage", "Basics", External.logging, tests: ["FileSealing", "SecretMemory"])
-library("Barrier", "ReplicaService", "MVCC", "Sealing", "FileSealing", "Storage", "SecretMemory", "Basics", External.logging)
+library("Barrier", "ReplicaService", "MVCC", "Sealing", "FileSealing", "Storage", "SecretMemory", "Basics", External.logging, unsafe: true)
 library("ObjectStore", "Barrier", "Resources", "SecretMemory", "Basics")
 library("KeyVault", "ObjectStore", "Barrier", "Sealing", "SecretMemory", "Basics")
 library("EtcdProtocol", "Basics", External.core)

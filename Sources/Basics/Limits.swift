@@ -10,6 +10,9 @@ package enum Limits {
     package static let keyBytesMax = 64 * 1024
     /// Kubernetes' bound on a Secret's data.
     package static let secretDataBytesMax = 1_048_576
+    /// One of Coffer's own objects, as stored: a full Secret in base64, its annotations (of which the last-applied copy may be as large
+    /// again), and room for the rest.
+    package static let objectBytesMax = 3 << 20
     /// Kubernetes' bound on annotations of one object.
     package static let annotationsBytesMax = 262_144
     /// Proposals that wait for the log at one time; beyond it, "too many requests".

@@ -1,0 +1,150 @@
+package import Basics
+import MVCC
+import ReplicaService
+package import SecretMemory
+
+// The Barrier as Coffer's own objects use it: the object keyspace, async, plaintext.
+
+extension Barrier: KeyValue {
+    package func get(_ key: Bytes, revision: Int64) async throws(BarrierError) -> Entry? {
+        try await list(KeyRange(key), limit: 1, revision: revision).entries.first
+    }
+
+    package func list(_ range: KeyRange, limit: Int, revision: Int64) async throws(BarrierError) -> Listing {
+        var request = RangeRequest(Keyspace.object.stored(range))
+        request.limit = Int64(limit)
+        request.revision = revision
+        guard case .range(let result, let current) = try await asked(.range(request, linearizable: true)) else { throw .unavailable("no range") }
+        return Listing(entries: result.versions.map(entry), more: result.more, count: result.count, revision: revision == 0 ? current : revision)
+    }
+
+    package func put(_ key: Bytes, domain: String, value: SecretValue, if precondition: Precondition) async throws(BarrierError) -> Int64 {
+        let stored = Keyspace.object.stored(key)
+        guard value.count <= Limits.objectBytesMax else { throw .tooLarge(limit: Limits.objectBytesMax) }
+        let dataKey: DataKeyID
+        do { dataKey = try await self.dataKey(of: .namespace(domain)) } catch { throw BarrierError(error) }
+        let sealed: SealedValue
+        do { sealed = try unsafe value.withUnsafeBytes { bytes throws -> SealedValue in try unsafe keyring.seal(bytes, key: stored, under: dataKey) } } catch {
+            throw .unavailable("sealing: \(error)")
+        }
+        let put = PutRequest(key: stored, value: .sealed(sealed))
+        let (_, revision) = try await conditionally([.put(put)], on: stored, precondition)
+        return revision
+    }
+
+    package func delete(_ key: Bytes, if precondition: Precondition) async throws(BarrierError) -> Int64 {
+        let stored = Keyspace.object.stored(key)
+        let (results, revision) = try await conditionally([.deleteRange(DeleteRangeRequest(KeyRange(stored)))], on: stored, precondition)
+        guard case .deleteRange(let deleted, _) = results.first, deleted == 1 else { throw .preconditionFailed(current: 0) }
+        return revision
+    }
+
+    package func currentRevision() async throws(BarrierError) -> Int64 {
+        guard case .read(let revision) = try await asked(.readIndex) else { throw .unavailable("no revision") }
+        return revision
+    }
+
+    /// Runs `operations` if `precondition` holds; answers their results and the revision of their transaction.
+    private func conditionally(
+        _ operations: [Operation], on stored: Bytes, _ precondition: Precondition
+    ) async throws(BarrierError) -> ([OperationResult], revision: Int64) {
+        let range = KeyRange(stored)
+        let compares: [Compare] = switch precondition {
+        case .none: []
+        case .absent: [Compare(range, .equal, .create(0))]
+        case .modificationRevision(let revision): [Compare(range, .equal, .modification(revision))]
+        }
+        let transaction = Transaction(compares: compares, success: operations, failure: [.range(RangeRequest(range))])
+        let answer: (result: CommandResult, revision: Int64)
+        do { answer = try await write(.transaction(transaction, guards: [])) } catch { throw BarrierError(error) }
+        guard case .operation(.transaction(let succeeded, let results)) = answer.result else { throw .unavailable("no transaction's answer") }
+        if succeeded { return (results, answer.revision) }
+        guard case .range(let present) = results.first else { throw .unavailable("no range") }
+        throw .preconditionFailed(current: present.versions.first?.revision.main ?? 0)
+    }
+
+    private func asked(_ request: Submission.Request) async throws(BarrierError) -> AnswerBody {
+        do { return try await ask(request) } catch { throw BarrierError(error) }
+    }
+
+    /// The entry with its value, or why it cannot be opened.
+    func entry(_ version: KeyVersion) -> Entry { entry(version, value: nil) }
+    private func entry(_ version: KeyVersion, value: SealedValue?) -> Entry {
+        let opened = Result<SecretValue, UnreadableValue> { () throws(UnreadableValue) -> SecretValue in
+            try value.map { value throws(UnreadableValue) in try plaintext(of: value, storedKey: version.key) } ?? plaintext(of: version)
+        }
+        return Entry(
+            key: Bytes(Keyspace.name(version.key)), createRevision: version.createRevision, modificationRevision: version.revision.main,
+            version: version.version, lease: version.lease, value: opened)
+    }
+
+    // MARK: Watching
+
+    package func watch(_ range: KeyRange, after revision: Int64) async throws(BarrierError) -> AsyncThrowingStream<EventBatch, any Error> {
+        var options = WatchOptions()
+        options.startRevision = revision == 0 ? 0 : revision + 1
+        options.progressIntervalMilliseconds = 2_000
+        let (deliveries, continuation) = AsyncStream.makeStream(of: WatchDelivery.self)
+        let sink = StreamSink(continuation)
+        let id = service.watch(Keyspace.object.stored(range), options: options, sink: sink)
+        return AsyncThrowingStream(bufferingPolicy: .bufferingOldest(Limits.watcherEventsMax)) { output in
+            let pump = Task {
+                defer { service.cancel(id) }
+                for await delivery in deliveries {
+                    let batch: EventBatch
+                    switch delivery.content {
+                    case .created(let revision), .progress(let revision): batch = EventBatch(revision: revision, events: [])
+                    case .events(let events, let revision):
+                        batch = EventBatch(revision: revision, events: events.map(self.event))
+                        service.consumed(id, events: events.count)
+                    case .cancelled(.compacted(let compacted), _): return output.finish(throwing: BarrierError.compacted(compactRevision: compacted))
+                    case .cancelled(.requested, _): return output.finish()
+                    case .cancelled(.unavailable(let reason), _): return output.finish(throwing: BarrierError.unavailable(reason))
+                    }
+                    if case .dropped = output.yield(batch) { return output.finish(throwing: BarrierError.overloaded) }
+                }
+                output.finish()
+            }
+            output.onTermination = { _ in pump.cancel() }
+        }
+    }
+
+    private func event(_ event: WatchEvent) -> EntryEvent {
+        let previous = event.previous.map(entry)
+        switch event.kind {
+        case .put: return EntryEvent(kind: .put, entry: entry(event.version, value: event.value), previous: previous)
+        case .delete:
+            var last = previous ?? Entry(
+                key: Bytes(Keyspace.name(event.version.key)), createRevision: 0, modificationRevision: 0, version: 0, lease: 0,
+                value: .failure(UnreadableValue(reason: "deleted")))
+            last.modificationRevision = event.version.revision.main
+            return EntryEvent(kind: .delete, entry: last, previous: previous)
+        }
+    }
+
+    private final class StreamSink: WatchSink {
+        private let continuation: AsyncStream<WatchDelivery>.Continuation
+        init(_ continuation: AsyncStream<WatchDelivery>.Continuation) { self.continuation = continuation }
+        func deliver(_ deliveries: [WatchDelivery]) {
+            for delivery in deliveries {
+                continuation.yield(delivery)
+                if case .cancelled = delivery.content { continuation.finish() }
+            }
+        }
+    }
+}
+
+extension BarrierError {
+    init(_ failure: EtcdFailure) {
+        switch failure {
+        case .refused(.compacted(let revision)): self = .compacted(compactRevision: revision)
+        case .refused(.futureRevision(let current)): self = .futureRevision(current: current)
+        case .refused(let refusal): self = .refused("\(refusal)")
+        case .unreadable(let value): self = .unreadable(value)
+        case .overloaded: self = .overloaded
+        case .outcomeUnknown: self = .unavailable("the outcome is not known: look, then try again")
+        case .notLeader: self = .unavailable("no leader")
+        case .unavailable(let reason): self = .unavailable(reason)
+        }
+    }
+}
