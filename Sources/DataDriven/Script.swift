@@ -42,7 +42,6 @@ package struct Script {
     private var parts: [Part] = []
 
     package init(path: String) throws {
-        self.path = path
         try self.init(path: path, text: String(contentsOfFile: path, encoding: .utf8))
     }
 

@@ -1,4 +1,4 @@
-package import Basics
+import Basics
 
 extension Store {
     /// (1) guards, (2) compares, all against the state before, giving the path through nested transactions, (3) every check that can refuse,
