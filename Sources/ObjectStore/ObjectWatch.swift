@@ -1,5 +1,5 @@
-package import Barrier
-package import Basics
+import Barrier
+import Basics
 package import Resources
 
 /// One change of one object.
@@ -28,9 +28,10 @@ package struct ObjectWatch: AsyncSequence, Sendable {
     package struct AsyncIterator: AsyncIteratorProtocol {
         var base: AsyncThrowingStream<EventBatch, any Error>.AsyncIterator
 
-        package mutating func next() async throws -> ObjectEventBatch? {
+        package mutating func next() async throws -> ObjectEventBatch? { try await next(isolation: #isolation) }
+        package mutating func next(isolation actor: isolated (any Actor)?) async throws -> ObjectEventBatch? {
             do {
-                return try await base.next().map { batch in
+                return try await base.next(isolation: actor).map { batch in
                     ObjectEventBatch(revision: batch.revision, events: batch.events.compactMap(ObjectEvent.init))
                 }
             } catch let error as BarrierError {

@@ -1,7 +1,7 @@
 package import Barrier
 import Basics
 package import Resources
-package import SecretMemory
+import SecretMemory
 
 /// An object as the store has it: readable or not, and at which revision.
 package struct StoredObject: Sendable {
