@@ -77,7 +77,7 @@ library("Certificates", "Basics", External.x509, External.asn1, External.crypto,
 library("RPC", "Basics", External.core, External.posix, External.http2, External.hpack, External.ssl, External.tls, External.concurrency, External.logging)
 library("FileSealing", "SecretMemory", "CSodium", "Basics", unsafe: true)
 library("Storage", "CLMDB", "WriteAheadLog", "MVCC", "FileSealing", "Basics", unsafe: true, tests: ["SecretMemory"])
-library("ReplicaService", "Replica", "Raft", "MVCC", "WriteAheadLog", "Storage", "Basics", External.logging, tests: ["FileSealing", "SecretMemory"])
+library("ReplicaService", "Replica", "Raft", "MVCC", "WriteAheadLog", "Storage", "FileSealing", "Basics", External.logging, tests: ["SecretMemory"])
 library("Barrier", "ReplicaService", "MVCC", "Sealing", "FileSealing", "Storage", "SecretMemory", "Basics", External.logging, unsafe: true)
 library("ObjectStore", "Barrier", "Resources", "SecretMemory", "Basics")
 library("KeyVault", "ObjectStore", "Barrier", "Sealing", "SecretMemory", "Basics")

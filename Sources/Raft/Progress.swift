@@ -69,7 +69,7 @@ package struct Progress: Hashable, Sendable {
         return true
     }
 
-    /// False when the rejection is of an older message.
+    /// False when the rejection is of an older message, or leads nowhere.
     package mutating func rejected(previous: LogIndex, agreement: LogIndex) -> Bool {
         switch flow {
         case .replicate:
@@ -77,7 +77,10 @@ package struct Progress: Hashable, Sendable {
             next = match + 1
         case .probe:
             guard previous == next - 1 else { return false }
-            next = max(match, min(previous - min(previous, 1), agreement)) + 1
+            let earlier = max(match, min(previous - min(previous, 1), agreement)) + 1
+            // It takes back what it confirmed: no earlier entry will do either. Asked again with the next heartbeat.
+            guard earlier < next else { return false }
+            next = earlier
         }
         flow = .probe(awaitsAnswer: false)
         return true

@@ -1,13 +1,13 @@
 import Glibc
 
 /// State behind a lock, with waiting for it to change (Hoare's monitor over a mutex and a condition of the monotonic clock).
-@safe final class Monitor<State>: @unchecked Sendable {
+@safe package final class Monitor<State>: @unchecked Sendable {
     private let mutex: UnsafeMutablePointer<pthread_mutex_t>
     private let condition: UnsafeMutablePointer<pthread_cond_t>
     private var state: State
     private var waiters = 0
 
-    init(_ state: State) {
+    package init(_ state: State) {
         self.state = state
         unsafe mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
         unsafe condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
@@ -26,13 +26,13 @@ import Glibc
     }
 
     /// Looks at the state, or changes what nobody waits for.
-    func withLock<R, E: Error>(_ body: (inout State) throws(E) -> R) throws(E) -> R {
+    package func withLock<R, E: Error>(_ body: (inout State) throws(E) -> R) throws(E) -> R {
         unsafe pthread_mutex_lock(mutex)
         defer { unsafe pthread_mutex_unlock(mutex) }
         return try body(&state)
     }
     /// Changes the state and wakes who waits.
-    func change<R>(_ body: (inout State) -> R) -> R {
+    package func change<R>(_ body: (inout State) -> R) -> R {
         unsafe pthread_mutex_lock(mutex)
         let result = body(&state)
         let wakes = waiters > 0
@@ -41,7 +41,7 @@ import Glibc
         return result
     }
     /// Waits until `body` answers; asks again after every change.
-    func wait<R>(_ body: (inout State) -> R?) -> R {
+    package func wait<R>(_ body: (inout State) -> R?) -> R {
         unsafe pthread_mutex_lock(mutex)
         defer { unsafe pthread_mutex_unlock(mutex) }
         while true {
@@ -52,7 +52,7 @@ import Glibc
         }
     }
     /// The same, but not beyond `deadline` (monotonic nanoseconds); then `nil`.
-    func wait<R>(until deadline: UInt64, _ body: (inout State) -> R?) -> R? {
+    package func wait<R>(until deadline: UInt64, _ body: (inout State) -> R?) -> R? {
         var time = timespec(tv_sec: Int(deadline / 1_000_000_000), tv_nsec: Int(deadline % 1_000_000_000))
         unsafe pthread_mutex_lock(mutex)
         defer { unsafe pthread_mutex_unlock(mutex) }
@@ -66,14 +66,14 @@ import Glibc
     }
 
 
-func monotonicNanoseconds() -> UInt64 {
+package func monotonicNanoseconds() -> UInt64 {
     var time = timespec()
     unsafe clock_gettime(CLOCK_MONOTONIC, &time)
     return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
 }
 
 /// A thread of its own for blocking work: never on an event loop or the cooperative pool.
-@safe final class LaneThread: @unchecked Sendable {
+@safe package final class LaneThread: @unchecked Sendable {
     private final class Start {
         let name: String
         let body: () -> Void
@@ -83,7 +83,7 @@ func monotonicNanoseconds() -> UInt64 {
     private let joined = Monitor(false)
 
     /// `name`: at most 15 bytes.
-    init(_ name: String, _ body: @escaping @Sendable () -> Void) throws(StorageFailure) {
+    package init(_ name: String, _ body: @escaping @Sendable () -> Void) throws(StorageFailure) {
         let start = unsafe Unmanaged.passRetained(Start(name, body))
         let status = unsafe pthread_create(&thread, nil, { argument in
             guard let argument = unsafe argument else { return nil }
@@ -98,7 +98,7 @@ func monotonicNanoseconds() -> UInt64 {
         }
     }
     /// Waits for the end. From the thread itself it only lets go.
-    func join() {
+    package func join() {
         let first = joined.change { joined in
             defer { joined = true }
             return !joined
