@@ -1,5 +1,3 @@
-package import NodeProtocol
-
 /// What must be done on the node. Every action can be repeated after it was cut off anywhere.
 package enum MountAction: Hashable, Sendable {
     case create(VolumeID, VolumeRecord, VolumeLayout)
@@ -134,8 +132,10 @@ package struct ObservedNode: Hashable, Sendable {
     package var strays: [StrayMount]
     /// When the server was last heard, in local milliseconds.
     package var heardMilliseconds: Int64
-    package init(volumes: [ObservedVolume] = [], strays: [StrayMount] = [], heardMilliseconds: Int64 = 0) {
-        self.volumes = volumes; self.strays = strays; self.heardMilliseconds = heardMilliseconds
+    /// The view is being kept up to date now. Without that nothing new is materialized; removals go on.
+    package var isConnected: Bool
+    package init(volumes: [ObservedVolume] = [], strays: [StrayMount] = [], heardMilliseconds: Int64 = 0, isConnected: Bool = true) {
+        self.volumes = volumes; self.strays = strays; self.heardMilliseconds = heardMilliseconds; self.isConnected = isConnected
     }
 }
 

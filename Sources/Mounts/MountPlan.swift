@@ -129,6 +129,10 @@ private struct Planner {
                 complain(want.pod, Reason(.stale, "the server was not heard for too long"))
                 return nil
             }
+            guard observed.isConnected else {
+                complain(want.pod, Reason(.pending, "volume \(id.volume) waits for the server"))
+                return nil
+            }
             complain(want.pod, Reason(.pending, "volume \(id.volume) is being made"))
             return .create(id, record(want.pod, layout, revision: revision), layout)
         }
@@ -189,6 +193,7 @@ private struct Planner {
 
     /// The volume is mounted and its content can be had: written anew, noted anew, or left.
     private mutating func refreshed(_ volume: ObservedVolume, _ layout: VolumeLayout, _ pod: DesiredPod, revision: Int64) -> MountAction? {
+        guard observed.isConnected else { return versionsDue(volume) }
         guard let known = volume.record else {
             remark(pod, Reason(.pending, "volume \(volume.id.volume) was found without a record and is written anew"))
             return .update(volume.id, record(pod, layout, revision: revision), layout)

@@ -10,6 +10,8 @@ package import NodeProtocol
 /// 4. A secret is held only while a consumer on this node names it; otherwise it is let go, and with that wiped.
 package struct SyncView: Sendable {
     package private(set) var desired: DesiredState?
+    /// A stream has told its state and lives.
+    package private(set) var isConnected = false
     /// The greatest complete revision seen, in this run or an earlier one.
     package private(set) var revision: Int64
     /// When the server was last heard, in local milliseconds.
@@ -41,13 +43,13 @@ package struct SyncView: Sendable {
             guard state.revision >= revision else {
                 return .refused("the server is at revision \(state.revision), older than \(revision) which was seen before")
             }
-            if state.pods.isEmpty, desired == nil, mountedVolumes > 0, state.revision == revision {
+            if state.pods.isEmpty, desired?.pods.isEmpty != true, mountedVolumes > 0, state.revision == revision {
                 return .refused("the server knows no pods at revision \(revision), at which there were some")
             }
             accept(state, localMilliseconds)
             return .accepted
         case .delta(let delta):
-            guard let desired else { return .refused("a change came before the state it changes") }
+            guard isConnected, let desired else { return .refused("a change came before the state it changes") }
             do {
                 accept(try desired.applying(delta), localMilliseconds)
                 return .accepted
@@ -68,6 +70,7 @@ package struct SyncView: Sendable {
     private mutating func accept(_ state: DesiredState, _ localMilliseconds: Int64) {
         revision = max(revision, state.revision)
         desired = state
+        isConnected = true
         hear(serverTime: state.serverTimeMilliseconds, localMilliseconds)
         release(at: now(localMilliseconds: localMilliseconds))
     }
@@ -93,7 +96,7 @@ package struct SyncView: Sendable {
         return state.secrets.map(\.identity).sorted()
     }
 
-    /// The stream is gone. The last good view stays: mounted volumes do, and pods that ended in it still go.
-    /// Nothing new can come of it, because every secret it names and that could be had is mounted already.
-    package mutating func forget() { desired = nil }
+    /// The stream is gone. The last good view stays: what is mounted does, and pods that ended in it still go;
+    /// nothing new is made of it until a server tells its state again.
+    package mutating func disconnect() { isConnected = false }
 }
