@@ -65,14 +65,24 @@ int clinux_filesystem_magic(int descriptor, uint64_t *magic) {
     return 0;
 }
 
-int clinux_mount_id(int descriptor, uint64_t *id) {
-    enum { WANT_UNIQUE_MOUNT_ID = 0x4000, ID_OFFSET = 0x90 };
+static int mount_id(int descriptor, uint32_t wanted, uint64_t *id) {
+    enum { ID_OFFSET = 0x90 };
     unsigned char buffer[256] = {0};
-    if (syscall(SYS_statx, descriptor, "", EMPTY_PATH, WANT_UNIQUE_MOUNT_ID, buffer) < 0) return -errno;
+    if (syscall(SYS_statx, descriptor, "", EMPTY_PATH, wanted, buffer) < 0) return -errno;
     uint32_t mask;
     memcpy(&mask, buffer, sizeof mask);
-    if (!(mask & WANT_UNIQUE_MOUNT_ID)) return -ENOSYS;
+    if (!(mask & wanted)) return -ENOSYS;
     memcpy(id, buffer + ID_OFFSET, sizeof *id);
+    return 0;
+}
+int clinux_mount_id(int descriptor, uint64_t *id) { return mount_id(descriptor, 0x4000, id); }
+int clinux_table_id(int descriptor, uint64_t *id) { return mount_id(descriptor, 0x1000, id); }
+
+int clinux_capacity(int descriptor, uint64_t *bytes, uint64_t *inodes) {
+    struct statfs information;
+    if (fstatfs(descriptor, &information) < 0) return -errno;
+    *bytes = (uint64_t)information.f_blocks * (uint64_t)information.f_bsize;
+    *inodes = (uint64_t)information.f_files;
     return 0;
 }
 

@@ -47,6 +47,10 @@ int clinux_openat2(int directory, const char *path, uint64_t flags, uint64_t mod
 int clinux_filesystem_magic(int descriptor, uint64_t *magic);
 // The kernel's unique id of the mount a descriptor lies on (STATX_MNT_ID_UNIQUE, Linux 6.8).
 int clinux_mount_id(int descriptor, uint64_t *id);
+// The number that /proc/self/mountinfo shows (STATX_MNT_ID).
+int clinux_table_id(int descriptor, uint64_t *id);
+// Bounds of the file system that a descriptor lies on.
+int clinux_capacity(int descriptor, uint64_t *bytes, uint64_t *inodes);
 
 struct clinux_mount {
     uint64_t id;
