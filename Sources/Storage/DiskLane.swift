@@ -79,7 +79,7 @@ package final class DiskLane: Sendable {
         self.lock = lock
         let log = LogThread(writer: writer, files: files)
         do throws(StorageFailure) {
-            thread = try LaneThread("coffer-log") {
+            thread = try LaneThread {
                 while let orders = Self.take(from: inbox) { log.carryOut(orders) }
             }
         } catch {

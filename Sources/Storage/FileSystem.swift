@@ -30,7 +30,7 @@ package struct PosixFileSystem: FileSystem {
     package init() {}
 
     package func makeDirectory(_ path: String) throws(StorageFailure) {
-        guard mkdir(path, 0o700) == 0 || errno == EEXIST else { throw .posix("mkdir") }
+        guard unsafe mkdir(path, 0o700) == 0 || errno == EEXIST else { throw .posix("mkdir") }
     }
     package func names(in directory: String) throws(StorageFailure) -> [String] {
         guard let stream = unsafe opendir(directory) else { throw .posix("opendir") }
@@ -45,12 +45,12 @@ package struct PosixFileSystem: FileSystem {
         return names.sorted()
     }
     package func open(_ path: String, creating: Bool) throws(StorageFailure) -> any StoredFile {
-        let descriptor = Glibc.open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | (creating ? O_CREAT | O_EXCL : 0), 0o600)
+        let descriptor = unsafe Glibc.open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | (creating ? O_CREAT | O_EXCL : 0), 0o600)
         guard descriptor >= 0 else { throw .posix("open") }
         return PosixFile(descriptor)
     }
     package func lock(_ path: String) throws(StorageFailure) -> any StoredFile {
-        let descriptor = Glibc.open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_CREAT, 0o600)
+        let descriptor = unsafe Glibc.open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_CREAT, 0o600)
         guard descriptor >= 0 else { throw .posix("open") }
         guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
             let failure = errno == EWOULDBLOCK ? StorageFailure.inUse : .posix("flock")
@@ -60,13 +60,13 @@ package struct PosixFileSystem: FileSystem {
         return PosixFile(descriptor)
     }
     package func rename(_ path: String, to newPath: String) throws(StorageFailure) {
-        guard Glibc.rename(path, newPath) == 0 else { throw .posix("rename") }
+        guard unsafe Glibc.rename(path, newPath) == 0 else { throw .posix("rename") }
     }
     package func remove(_ path: String) throws(StorageFailure) {
-        guard unlink(path) == 0 else { throw .posix("unlink") }
+        guard unsafe unlink(path) == 0 else { throw .posix("unlink") }
     }
     package func synchronizeDirectory(_ path: String) throws(StorageFailure) {
-        let descriptor = Glibc.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        let descriptor = unsafe Glibc.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard descriptor >= 0 else { throw .posix("open") }
         defer { Glibc.close(descriptor) }
         guard fsync(descriptor) == 0 else { throw .posix("fsync") }

@@ -64,8 +64,9 @@ import Glibc
             if status == ETIMEDOUT { return body(&state) }
         }
     }
+}
 
-
+/// Of the monotonic clock.
 package func monotonicNanoseconds() -> UInt64 {
     var time = timespec()
     unsafe clock_gettime(CLOCK_MONOTONIC, &time)
@@ -75,20 +76,18 @@ package func monotonicNanoseconds() -> UInt64 {
 /// A thread of its own for blocking work: never on an event loop or the cooperative pool.
 @safe package final class LaneThread: @unchecked Sendable {
     private final class Start {
-        let name: String
         let body: () -> Void
-        init(_ name: String, _ body: @escaping () -> Void) { self.name = name; self.body = body }
+        init(_ body: @escaping () -> Void) { self.body = body }
     }
-    private var thread = pthread_t()
+    private let thread: pthread_t
     private let joined = Monitor(false)
 
-    /// `name`: at most 15 bytes.
-    package init(_ name: String, _ body: @escaping @Sendable () -> Void) throws(StorageFailure) {
-        let start = unsafe Unmanaged.passRetained(Start(name, body))
+    package init(_ body: @escaping @Sendable () -> Void) throws(StorageFailure) {
+        let start = unsafe Unmanaged.passRetained(Start(body))
+        var thread = pthread_t()
         let status = unsafe pthread_create(&thread, nil, { argument in
             guard let argument = unsafe argument else { return nil }
             let start = unsafe Unmanaged<Start>.fromOpaque(argument).takeRetainedValue()
-            unsafe pthread_setname_np(pthread_self(), start.name)
             start.body()
             return nil
         }, start.toOpaque())
@@ -96,6 +95,7 @@ package func monotonicNanoseconds() -> UInt64 {
             unsafe start.release()
             throw .io(operation: "pthread_create", code: status)
         }
+        self.thread = thread
     }
     /// Waits for the end. From the thread itself it only lets go.
     package func join() {
@@ -104,6 +104,6 @@ package func monotonicNanoseconds() -> UInt64 {
             return !joined
         }
         guard first else { return }
-        if pthread_equal(thread, pthread_self()) != 0 { pthread_detach(thread) } else { unsafe pthread_join(thread, nil) }
+        if pthread_equal(thread, pthread_self()) != 0 { pthread_detach(thread) } else { pthread_join(thread, nil) }
     }
 }

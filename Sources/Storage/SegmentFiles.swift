@@ -97,7 +97,7 @@ final class SegmentFiles: LogMedium, @unchecked Sendable {
         self.fillRetryNanoseconds = fillRetryNanoseconds
         self.active = active
         shared = Monitor(Shared(spare: spare))
-        thread = try LaneThread("coffer-fill") { [unowned self] in tend() }
+        thread = try LaneThread { [unowned self] in tend() }
     }
 
     var reserve: LogReserve {
@@ -171,7 +171,7 @@ final class SegmentFiles: LogMedium, @unchecked Sendable {
     /// A segment that cannot be removed stays: it is read again at the next start, and does no harm.
     private func remove(_ id: UInt64) {
         try? directory.remove(id)
-        shared.change { $0.removals.removeFirst() }
+        shared.change { _ = $0.removals.removeFirst() }
     }
     private func fill(_ id: UInt64) {
         do throws(StorageFailure) {
