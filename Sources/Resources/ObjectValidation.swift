@@ -1,4 +1,6 @@
 import Basics
+import SecretMemory
+import SecretMemory
 
 /// Validation as Kubernetes does it: every fault is found, named by its field and collected in one 422.
 extension Resource {
