@@ -33,8 +33,8 @@ package struct KeyValueMessage: WireMessage {
         case none
         /// As a client sees it.
         case plain(ByteBuffer)
-        /// As the server has it: opened while the answer is written.
-        case sealed(SealedValue)
+        /// As the server has it, and the stored key it is bound to: opened while the answer is written.
+        case sealed(SealedValue, storedKey: Bytes)
     }
     package var key: Bytes = []
     package var createRevision: Int64 = 0
@@ -69,7 +69,7 @@ package struct KeyValueMessage: WireMessage {
         switch value {
         case .none: break
         case .plain(let bytes): sink.bytes(5, bytes)
-        case .sealed(let sealed): sink.sealed(5, sealed, key: key)
+        case .sealed(let sealed, let storedKey): sink.sealed(5, sealed, key: storedKey)
         }
         sink.int64(6, lease)
     }

@@ -1,0 +1,272 @@
+import Barrier
+import Basics
+import EtcdProtocol
+import MVCC
+import NIOCore
+import NIOHPACK
+import ReplicaService
+import RPC
+
+/// One client's connection: what each call means. Event loop only.
+final class EtcdConnection: ConnectionService {
+    enum Method: Int {
+        case range, put, deleteRange, transaction, compact
+        case watch
+        case leaseGrant, leaseRevoke, leaseKeepAlive, leaseTimeToLive, leaseLeases
+        case memberList, status, alarm
+    }
+
+    private static let methods: [String: Method] = [
+        "/etcdserverpb.KV/Range": .range, "/etcdserverpb.KV/Put": .put, "/etcdserverpb.KV/DeleteRange": .deleteRange,
+        "/etcdserverpb.KV/Txn": .transaction, "/etcdserverpb.KV/Compact": .compact,
+        "/etcdserverpb.Watch/Watch": .watch,
+        "/etcdserverpb.Lease/LeaseGrant": .leaseGrant, "/etcdserverpb.Lease/LeaseRevoke": .leaseRevoke,
+        "/etcdserverpb.Lease/LeaseKeepAlive": .leaseKeepAlive, "/etcdserverpb.Lease/LeaseTimeToLive": .leaseTimeToLive,
+        "/etcdserverpb.Lease/LeaseLeases": .leaseLeases,
+        "/etcdserverpb.Cluster/MemberList": .memberList,
+        "/etcdserverpb.Maintenance/Status": .status, "/etcdserverpb.Maintenance/Alarm": .alarm,
+    ]
+
+    let service: EtcdService
+    let loop: EtcdLoop
+    let transport: any ServerTransport
+    let caller: Caller
+    var watchStreams: [StreamID: WatchStream] = [:]
+    /// Half-closed by the client: they end when their last answer is sent.
+    private var keepAlives: [StreamID: KeepAliveStream] = [:]
+    private struct KeepAliveStream {
+        var inFlight = 0
+        var halfClosed = false
+    }
+    /// Has something to flush (`EtcdLoop.touch`).
+    var isTouched = false
+
+    init(service: EtcdService, loop: EtcdLoop, transport: any ServerTransport) {
+        self.service = service
+        self.loop = loop
+        self.transport = transport
+        caller = Caller(peer: transport.peer)
+    }
+
+    // MARK: The transport's side
+
+    func open(_ stream: StreamID, path: String, metadata: HPACKHeaders) -> CallShape {
+        guard let method = Self.methods[path] else { return .refused(Status(.unimplemented, "unknown method \(path)")) }
+        switch method {
+        case .watch:
+            watchStreams[stream] = WatchStream()
+            return .streaming(method: method.rawValue)
+        case .leaseKeepAlive:
+            keepAlives[stream] = KeepAliveStream()
+            return .streaming(method: method.rawValue)
+        default:
+            return .unary(method: method.rawValue)
+        }
+    }
+
+    func message(_ message: ByteBuffer, on stream: StreamID, method: Int) {
+        guard let method = Method(rawValue: method) else { return }
+        do {
+            try handle(message, on: stream, method)
+        } catch let pending as Barrier.DomainPending {
+            prepare(pending.domain, then: message, on: stream, method)
+        } catch {
+            refuse(stream, error)
+        }
+    }
+
+    private func refuse(_ stream: StreamID, _ error: any Error) {
+        let status = switch error {
+        case let status as Status: status
+        case let error as WireError: Status.malformed(error)
+        case let failure as EtcdFailure: Status(failure)
+        default: Status(.unavailable, "etcdserver: the value cannot be sealed: \(error)")
+        }
+        transport.finish(stream, status)
+        loop.touch(self)
+    }
+
+    func halfClose(_ stream: StreamID, method: Int) {
+        switch Method(rawValue: method) {
+        case .watch:
+            endWatchStream(stream)
+            transport.finish(stream, .ok)
+        case .leaseKeepAlive:
+            keepAlives[stream]?.halfClosed = true
+            finishKeepAlive(stream)
+        default: break
+        }
+    }
+
+    func reset(_ stream: StreamID, method: Int) {
+        switch Method(rawValue: method) {
+        case .watch: endWatchStream(stream)
+        case .leaseKeepAlive: keepAlives[stream] = nil
+        default: break  // The answer to a unary call comes all the same, and finds its stream gone.
+        }
+    }
+
+    func writability(_ writable: Bool, of stream: StreamID, method: Int) { watchWritability(writable, of: stream) }
+
+    func readComplete() { loop.flushTouched() }
+
+    func closed() {
+        for stream in watchStreams.keys.sorted() { endWatchStream(stream) }
+        keepAlives.removeAll()
+    }
+
+    // MARK: Requests
+
+    private func handle(_ message: ByteBuffer, on stream: StreamID, _ method: Method) throws {
+        switch method {
+        case .put: try put(message, on: stream)
+        case .range: try range(message, on: stream)
+        case .deleteRange: try deleteRange(message, on: stream)
+        case .transaction: try transaction(message, on: stream)
+        case .compact:
+            let request = try CompactionRequestMessage(decoding: message)
+            let admission = try admit([.administer("compact")], .compact, count: Int(clamping: request.revision)) {}
+            loop.enqueue(.compact(revision: request.revision), .compact, admission, on: stream, of: self)
+        case .watch: try watchRequest(try WatchRequestMessage(decoding: message), on: stream)
+        case .leaseGrant:
+            let request = try LeaseGrantRequestMessage(decoding: message)
+            let admission = try admit([.lease(request.id)], .leaseGrant) {}
+            loop.enqueue(.leaseGrant(id: request.id, seconds: request.seconds), .leaseGrant, admission, on: stream, of: self)
+        case .leaseRevoke:
+            let request = try IdentifierMessage(decoding: message)
+            let admission = try admit([.lease(request.id)], .leaseRevoke) {}
+            loop.enqueue(.leaseRevoke(id: request.id), .leaseRevoke, admission, on: stream, of: self)
+        case .leaseKeepAlive:
+            let id = try IdentifierMessage(decoding: message).id
+            keepAlives[stream]?.inFlight += 1
+            loop.enqueue(.leaseKeepAlive(id), .leaseKeepAlive(id), nil, on: stream, of: self)
+        case .leaseTimeToLive:
+            let request = try LeaseTimeToLiveRequestMessage(decoding: message)
+            _ = try admit([.lease(request.id)], .range) {}
+            loop.enqueue(.leaseStatus(request.id, withKeys: request.keys), .leaseStatus(request.id), nil, on: stream, of: self)
+        case .leaseLeases:
+            loop.enqueue(.leases, .leases, nil, on: stream, of: self)
+        case .memberList:
+            loop.enqueue(.readIndex, .members, nil, on: stream, of: self)
+        case .status:
+            loop.enqueue(.readIndex, .status, nil, on: stream, of: self)
+        case .alarm:
+            let request = try AlarmRequestMessage(decoding: message)
+            guard request.action == .get else { throw Status(.unimplemented, "etcdserver: alarms are listed only") }
+            loop.enqueue(.readIndex, .alarms, nil, on: stream, of: self)
+        }
+    }
+
+    private func admit(
+        _ accesses: [Access], _ verb: AuditedOperation.Verb, key: Bytes = [], rangeEnd: Bytes = [], count: Int = 1,
+        validate: () throws(Status) -> Void
+    ) throws(Status) -> Admission {
+        let operation = AuditedOperation(verb: verb, key: key, rangeEnd: rangeEnd, count: count, peer: caller.peer.address)
+        return try service.gate.admit(accesses, as: operation, caller: caller, validate: validate)
+    }
+
+    private func put(_ message: ByteBuffer, on stream: StreamID) throws {
+        guard message.readableBytes <= Limits.requestBytesMax else { throw Status.requestTooLarge }
+        let request = try PutRequestMessage.decoded(message)
+        let range = KeyRange(request.key)
+        let admission = try admit(request.prevKV ? [.write(range), .read(range)] : [.write(range)], .put, key: request.key) { () throws(Status) in
+            try request.validate()
+        }
+        loop.enqueue(.put(try request.sealed(by: service.barrier)), .put, admission, on: stream, of: self)
+    }
+
+    private func range(_ message: ByteBuffer, on stream: StreamID) throws {
+        let request = try RangeRequestMessage.decoded(message)
+        let admission = try admit([.read(request.interval)], .range, key: request.key, rangeEnd: request.rangeEnd) { () throws(Status) in
+            try request.validate()
+        }
+        let (lowered, shape) = request.lowered()
+        loop.enqueue(.range(lowered, linearizable: !request.serializable), .range(shape), admission, on: stream, of: self)
+    }
+
+    private func deleteRange(_ message: ByteBuffer, on stream: StreamID) throws {
+        guard message.readableBytes <= Limits.requestBytesMax else { throw Status.requestTooLarge }
+        let request = try DeleteRangeRequestMessage(decoding: message)
+        let accesses: [Access] = request.prevKV ? [.write(request.interval), .read(request.interval)] : [.write(request.interval)]
+        let admission = try admit(accesses, .deleteRange, key: request.key, rangeEnd: request.rangeEnd) { () throws(Status) in
+            try request.validate()
+        }
+        loop.enqueue(.deleteRange(request.lowered()), .deleteRange, admission, on: stream, of: self)
+    }
+
+    private func transaction(_ message: ByteBuffer, on stream: StreamID) throws {
+        guard message.readableBytes <= Limits.requestBytesMax else { throw Status.requestTooLarge }
+        let request = try TransactionRequestMessage(decoding: message)
+        var accesses: [Access] = []
+        request.accesses(into: &accesses)
+        let admission = try admit(accesses, .txn, count: accesses.count) { () throws(Status) in try request.validate() }
+        let shape = request.shape
+        loop.enqueue(.transaction(try request.sealed(by: service.barrier)), .transaction(success: shape.success, failure: shape.failure),
+                     admission, on: stream, of: self)
+    }
+
+    /// The first write of a domain makes its keys, which is a write of its own; then the request is taken up again.
+    private func prepare(_ domain: Domain, then message: ByteBuffer, on stream: StreamID, _ method: Method) {
+        let bound = NIOLoopBound(self, eventLoop: transport.eventLoop)
+        let (barrier, eventLoop) = (service.barrier, transport.eventLoop)
+        Task {
+            var failure: EtcdFailure?
+            do throws(EtcdFailure) { try await barrier.prepare(domain) } catch { failure = error }
+            eventLoop.execute { [failure] in
+                let connection = bound.value
+                if let failure { connection.refuse(stream, failure) } else { connection.message(message, on: stream, method: method.rawValue) }
+                connection.loop.flushTouched()
+            }
+        }
+    }
+
+    // MARK: Answers
+
+    func finish(_ stream: StreamID, _ built: Result<ByteBuffer, Status>) {
+        switch built {
+        case .success(let message): transport.answer(message, on: stream)
+        case .failure(let status): transport.finish(stream, status)
+        }
+    }
+
+    /// One answer of a keep-alive stream.
+    func send(_ builder: AnswerBuilder, _ body: AnswerBody, _ request: EtcdLoop.Pending) {
+        guard let message = try? builder.message(body, request.reply, allocator: transport.allocator) else { return }
+        sendKeptAlive(message, on: request.stream)
+    }
+
+    private func sendKeptAlive(_ message: ByteBuffer, on stream: StreamID) {
+        guard keepAlives[stream] != nil else { return }
+        transport.send(message, on: stream)
+        keepAlives[stream]?.inFlight -= 1
+        finishKeepAlive(stream)
+    }
+
+    private func finishKeepAlive(_ stream: StreamID) {
+        guard let state = keepAlives[stream], state.halfClosed, state.inFlight == 0 else { return }
+        keepAlives[stream] = nil
+        transport.finish(stream, .ok)
+    }
+
+    /// etcd answers for a lease that is gone: a keep-alive with TTL 0, a time-to-live with -1. Others fail.
+    func answerMissingLease(_ request: EtcdLoop.Pending, term: UInt64) -> Bool {
+        let header = service.header(revision: service.barrier.status().revision, term: term)
+        let allocator = transport.allocator
+        switch request.reply {
+        case .leaseKeepAlive(let id):
+            let message = LeaseResponseMessage(header: header, id: id, seconds: 0)
+            guard let framed = try? MessageFraming.framed(capacity: 64, allocator: allocator, { buffer throws in try message.encode(into: &buffer) }) else { return false }
+            sendKeptAlive(framed, on: request.stream)
+        case .leaseStatus(let id):
+            var message = LeaseTimeToLiveResponseMessage()
+            message.header = header
+            message.id = id
+            message.seconds = -1
+            guard let framed = try? MessageFraming.framed(capacity: 64, allocator: allocator, { buffer throws in try message.encode(into: &buffer) }) else { return false }
+            transport.answer(framed, on: request.stream)
+        default:
+            return false
+        }
+        return true
+    }
+}

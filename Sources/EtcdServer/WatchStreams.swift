@@ -1,0 +1,228 @@
+import Barrier
+import Basics
+import EtcdProtocol
+import MVCC
+import NIOCore
+import ReplicaService
+import RPC
+
+/// One `Watch` call: many watches, told apart by the ids that client or server chose.
+struct WatchStream {
+    var watches: [Int64: WatchID] = [:]
+    var nextID: Int64 = 0
+    var paused = false
+    /// Events sent while the stream was paused, not yet reported as consumed: the watch is served from history meanwhile.
+    var unreported: [WatchID: Int] = [:]
+    /// Manual progress requests wait for every watch to say that it is that far.
+    var progress: ProgressRound?
+
+    struct ProgressRound {
+        var waiting: Set<WatchID>
+        var revision: Int64
+    }
+}
+
+/// What the loop knows of a watch.
+struct WatchEntry {
+    let connection: EtcdConnection
+    let stream: StreamID
+    let clientID: Int64
+    let wantsPrevious: Bool
+    let fragments: Bool
+}
+
+extension EtcdConnection {
+    /// A fragmented watch response is cut before it exceeds what a client's gRPC takes.
+    private static let fragmentBytesMax = Limits.requestBytesMax
+    private static let autoID: Int64 = 0
+
+    func watchRequest(_ message: WatchRequestMessage, on stream: StreamID) throws {
+        transport.start(stream)
+        loop.touch(self)
+        switch message.request {
+        case .create(let request): createWatch(request, on: stream)
+        case .cancel(let id):
+            guard let watch = watchStreams[stream]?.watches[id] else { return }
+            service.barrier.service.cancel(watch)
+        case .progress: requestProgress(on: stream)
+        case nil: break
+        }
+    }
+
+    private func createWatch(_ request: WatchCreateRequestMessage, on stream: StreamID) {
+        guard var state = watchStreams[stream] else { return }
+        // etcd: no key is the least key; an end of one zero byte is "no end".
+        let interval = KeyRange(key: request.key.isEmpty ? [0] : request.key, wireEnd: request.rangeEnd)
+        let admission: Admission
+        do {
+            let operation = AuditedOperation(verb: .watch, key: request.key, rangeEnd: request.rangeEnd, peer: caller.peer.address)
+            admission = try service.gate.admit([.read(interval)], as: operation, caller: caller) {}
+            try service.trail?.record([admission.operation])
+        } catch {
+            return refuseWatch(on: stream, (error as? Status)?.message ?? "etcdserver: the audit trail cannot be written")
+        }
+        if let end = interval.end, !interval.isFromKey, !interval.key.lexicographicallyPrecedes(end) {
+            return refuseWatch(on: stream, "mvcc: watcher range is empty")
+        }
+        guard state.watches.count < Limits.watchesPerConnectionMax else { return refuseWatch(on: stream, "etcdserver: too many watches on one stream") }
+        var clientID = request.watchID
+        if clientID == Self.autoID {
+            while state.watches[state.nextID] != nil { state.nextID += 1 }
+            clientID = state.nextID
+            state.nextID += 1
+        } else if state.watches[clientID] != nil {
+            return refuseWatch(on: stream, "mvcc: duplicate watch ID provided on the WatchStream")
+        }
+        var options = WatchOptions()
+        options.startRevision = max(request.startRevision, 0)
+        options.withoutPuts = request.excludesPuts
+        options.withoutDeletes = request.excludesDeletes
+        if request.progressNotify { options.progressIntervalMilliseconds = service.progressIntervalMilliseconds }
+        let entry = WatchEntry(connection: self, stream: stream, clientID: clientID, wantsPrevious: request.prevKV, fragments: request.fragment)
+        state.watches[clientID] = loop.watch(Keyspace.plain.stored(interval), options: options, entry: entry)
+        watchStreams[stream] = state
+    }
+
+    /// As etcd words it: created and cancelled in one message, with the id -1.
+    private func refuseWatch(on stream: StreamID, _ reason: String) {
+        let status = service.barrier.status()
+        var message = WatchResponseMessage(header: service.header(revision: status.revision, term: status.term), watchID: -1)
+        message.created = true
+        message.canceled = true
+        message.cancelReason = reason
+        sendPlain(message, on: stream)
+    }
+
+    private func sendPlain(_ message: WatchResponseMessage, on stream: StreamID) {
+        guard let framed = try? MessageFraming.framed(
+            capacity: message.encodedBytes, allocator: transport.allocator, { buffer throws in try message.encode(into: &buffer) }) else { return }
+        transport.send(framed, on: stream)
+    }
+
+    // MARK: Deliveries
+
+    func watchDelivery(_ delivery: WatchDelivery, _ entry: WatchEntry, _ builder: AnswerBuilder) {
+        switch delivery.content {
+        case .created(let revision):
+            var message = WatchResponseMessage(header: builder.header(revision), watchID: entry.clientID)
+            message.created = true
+            sendPlain(message, on: entry.stream)
+        case .events(let events, let revision):
+            do {
+                try send(events, revision, entry, builder)
+                consumed(delivery.watch, events.count, on: entry.stream)
+            } catch {
+                endWatch(delivery.watch, entry, builder.header(revision), reason: "etcdserver: \(error)")
+                service.barrier.service.cancel(delivery.watch)
+            }
+        case .progress(let revision):
+            if !finishProgress(delivery.watch, revision, on: entry.stream, builder) {
+                sendPlain(WatchResponseMessage(header: builder.header(revision), watchID: entry.clientID), on: entry.stream)
+            }
+        case .cancelled(let cancellation, let revision):
+            switch cancellation {
+            case .requested: endWatch(delivery.watch, entry, builder.header(revision), reason: "")
+            case .compacted(let compactRevision):
+                endWatch(delivery.watch, entry, builder.header(revision), reason: "", compactRevision: compactRevision)
+            case .unavailable(let reason): endWatch(delivery.watch, entry, builder.header(revision), reason: "etcdserver: \(reason)")
+            }
+        }
+    }
+
+    private func endWatch(_ watch: WatchID, _ entry: WatchEntry, _ header: ResponseHeader, reason: String, compactRevision: Int64 = 0) {
+        loop.forget(watch)
+        watchStreams[entry.stream]?.watches[entry.clientID] = nil
+        watchStreams[entry.stream]?.unreported[watch] = nil
+        var message = WatchResponseMessage(header: header, watchID: entry.clientID)
+        message.canceled = true
+        message.cancelReason = reason
+        message.compactRevision = compactRevision
+        sendPlain(message, on: entry.stream)
+        watchStreams[entry.stream]?.progress?.waiting.remove(watch)
+    }
+
+    private func send(_ events: [WatchEvent], _ revision: Int64, _ entry: WatchEntry, _ builder: AnswerBuilder) throws {
+        var message = WatchResponseMessage(header: builder.header(revision), watchID: entry.clientID)
+        var bytes = 0
+        for event in events {
+            let next = try eventMessage(event, entry, builder)
+            let size = entry.fragments ? next.encodedBytes : 0
+            if entry.fragments, bytes > 0, bytes + size > Self.fragmentBytesMax {
+                message.fragment = true
+                transport.send(try builder.framed(message, allocator: transport.allocator), on: entry.stream)
+                message.events.removeAll(keepingCapacity: true)
+                bytes = 0
+            }
+            bytes += size
+            message.events.append(next)
+        }
+        message.fragment = false
+        transport.send(try builder.framed(message, allocator: transport.allocator), on: entry.stream)
+    }
+
+    private func eventMessage(_ event: WatchEvent, _ entry: WatchEntry, _ builder: AnswerBuilder) throws -> EventMessage {
+        let previous = entry.wantsPrevious ? try event.previous.map { try builder.keyValue($0) } : nil
+        switch event.kind {
+        case .put:
+            return EventMessage(kind: .put, kv: try builder.keyValue(event.version, value: event.value), prevKV: previous)
+        case .delete:
+            var kv = KeyValueMessage()
+            kv.key = Bytes(Keyspace.name(event.version.key))
+            kv.modRevision = event.version.revision.main
+            return EventMessage(kind: .delete, kv: kv, prevKV: previous)
+        }
+    }
+
+    // MARK: Backpressure
+
+    /// A reader that keeps up consumes at once; one that does not, when its stream drains.
+    private func consumed(_ watch: WatchID, _ events: Int, on stream: StreamID) {
+        if watchStreams[stream]?.paused == true {
+            watchStreams[stream]?.unreported[watch, default: 0] += events
+        } else {
+            service.barrier.service.consumed(watch, events: events)
+        }
+    }
+
+    func watchWritability(_ writable: Bool, of stream: StreamID) {
+        guard watchStreams[stream] != nil else { return }
+        watchStreams[stream]?.paused = !writable
+        guard writable, let unreported = watchStreams[stream]?.unreported else { return }
+        watchStreams[stream]?.unreported.removeAll()
+        for (watch, events) in unreported.sorted(by: { $0.key < $1.key }) { service.barrier.service.consumed(watch, events: events) }
+    }
+
+    // MARK: Progress
+
+    /// "Everything up to this revision was told, by every watch of this stream": etcd answers with watch id -1.
+    private func requestProgress(on stream: StreamID) {
+        guard let state = watchStreams[stream] else { return }
+        guard !state.watches.isEmpty else {
+            let status = service.barrier.status()
+            return sendPlain(WatchResponseMessage(header: service.header(revision: status.revision, term: status.term), watchID: -1), on: stream)
+        }
+        guard state.progress == nil else { return }  // The answer under way serves this request too.
+        watchStreams[stream]?.progress = .init(waiting: Set(state.watches.values), revision: .max)
+        for watch in state.watches.values.sorted() { service.barrier.service.requestProgress(watch) }
+    }
+
+    /// True when the progress was asked for; the answer goes out with the last of them.
+    private func finishProgress(_ watch: WatchID, _ revision: Int64, on stream: StreamID, _ builder: AnswerBuilder) -> Bool {
+        guard watchStreams[stream]?.progress?.waiting.remove(watch) != nil, let round = watchStreams[stream]?.progress else { return false }
+        let least = min(round.revision, revision)
+        watchStreams[stream]?.progress?.revision = least
+        if round.waiting.isEmpty {
+            watchStreams[stream]?.progress = nil
+            sendPlain(WatchResponseMessage(header: builder.header(least), watchID: -1), on: stream)
+        }
+        return true
+    }
+
+    func endWatchStream(_ stream: StreamID) {
+        guard let state = watchStreams.removeValue(forKey: stream) else { return }
+        for watch in state.watches.values.sorted() {
+            loop.forget(watch)
+            service.barrier.service.cancel(watch)
+        }
+    }
+}
