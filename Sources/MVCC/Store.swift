@@ -236,6 +236,7 @@ package struct Store: ~Copyable, Sendable {
 
     /// By id.
     package var allLeases: [Lease] { leases.all }
+    package var leaseCount: Int { leases.count }
     package func lease(_ id: LeaseID) -> Lease? { leases[id] }
     /// Attached keys in order; empty when there is no such lease.
     package func keys(ofLease id: LeaseID) -> [Bytes] { leases.keys(of: id) }

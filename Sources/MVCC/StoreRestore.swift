@@ -81,3 +81,8 @@ extension Store {
         }
     }
 }
+
+extension Store {
+    /// What is wrong with the index, for tests and checks; `nil` when its invariants hold.
+    package func indexViolation() -> String? { index.violation() }
+}

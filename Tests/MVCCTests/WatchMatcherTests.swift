@@ -1,0 +1,53 @@
+import Basics
+import MVCC
+import Testing
+
+@Suite("finding the watches of a key")
+struct WatchMatcherTests {
+    @Test("the same watches match as by asking each one, while they come and go", arguments: 1...8 as ClosedRange<UInt64>)
+    func againstLinearSearch(seed: UInt64) throws {
+        var generator = Generator(seed: seed), matcher = WatchMatcher()
+        var all: [(id: UInt64, range: KeyRange)] = []
+        for step in 1...2_000 as ClosedRange<UInt64> {
+            if generator.chance(60) || all.isEmpty {
+                let range = generator.range()
+                matcher.register(step, range)
+                all.append((step, range))
+            } else {
+                let gone = all.remove(at: Int(generator.number(0...Int64(all.count - 1))))
+                matcher.remove(gone.id)
+            }
+            if generator.chance(20) {
+                let key = generator.key()
+                try #require(matcher.match(key) == all.filter { $0.range.contains(key) }.map(\.id).sorted())
+            }
+            try #require(matcher.count == all.count)
+        }
+        for watch in all { matcher.remove(watch.id) }
+        #expect(matcher.match(bytes("a")).isEmpty)
+    }
+
+    @Test("a hundred thousand watches of single keys and ten thousand prefixes answer with theirs alone")
+    func many() {
+        var matcher = WatchMatcher()
+        for i in 0..<100_000 as Range<UInt64> { matcher.register(i, KeyRange(bytes("key/\(i)"))) }
+        for i in 0..<10_000 as Range<UInt64> { matcher.register(200_000 + i, .prefix(bytes("dir/\(i)/"))) }
+        matcher.register(1_000_000, .prefix([]))
+        #expect(matcher.match(bytes("key/77777")) == [77_777, 1_000_000])
+        #expect(matcher.match(bytes("dir/123/x")) == [200_123, 1_000_000])
+        #expect(matcher.match(bytes("dir/123")) == [1_000_000])
+    }
+
+    @Test("registering an id again replaces its range; an empty range matches nothing")
+    func replacing() {
+        var matcher = WatchMatcher()
+        matcher.register(1, KeyRange(bytes("a")))
+        matcher.register(1, KeyRange(bytes("b"), end: bytes("d")))
+        matcher.register(2, KeyRange(bytes("d"), end: bytes("b")))
+        #expect(matcher.match(bytes("a")).isEmpty)
+        #expect(matcher.match(bytes("c")) == [1])
+        matcher.remove(2)
+        matcher.remove(2)
+        #expect(matcher.count == 1)
+    }
+}
