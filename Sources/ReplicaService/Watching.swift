@@ -3,6 +3,8 @@ package import MVCC
 
 /// Names one watch of this service; never used twice.
 package struct WatchID: Hashable, Comparable, Sendable {
+    /// In a `.progress` that was asked for: all watches that were named.
+    package static let all = WatchID(0)
     package var rawValue: UInt64
     package init(_ rawValue: UInt64) { self.rawValue = rawValue }
     package static func < (a: WatchID, b: WatchID) -> Bool { a.rawValue < b.rawValue }

@@ -1,0 +1,68 @@
+package import Basics
+package import MVCC
+package import Raft
+
+/// What a replica asks of its host, to be carried out in order.
+package enum Effect: Sendable {
+    /// Make these durable in the log, report `.logged(stored)`, and only then send `afterwards`.
+    case persist([Entry], HardState?, afterwards: [Message], stored: Raft.Stored)
+    case send([Message])
+    /// Records that were just applied: readers must find them before any answer or event that follows.
+    case written([Record])
+    /// Data keys or their states changed.
+    case keysChanged
+    case answer([Reply])
+    /// All changes of one or more revisions, the last of which is `revision`.
+    case publish([WatchEvent], revision: Int64)
+    /// History before this revision is gone from the index; the records follow with the next `.store`.
+    case compacted(Int64)
+    /// One transaction of the record lane. When it is durable: `.stored(through:)`.
+    case store(Checkpoint)
+    case standing(Raft.Standing)
+    /// The log before this entry is not needed for a restart any more.
+    case cutLog(before: LogIndex)
+    /// A committed entry cannot be read: this member must not go on.
+    case halt(String)
+}
+
+/// What was applied since the last checkpoint; `changes.tables` says where that leaves the store.
+package struct Checkpoint: Sendable {
+    package var applied: LogIndex
+    package var records: [Record]
+    package var removed: [Revision]
+    package var tables: [TableWrite]
+    package init(applied: LogIndex, records: [Record], removed: [Revision], tables: [TableWrite]) {
+        self.applied = applied; self.records = records; self.removed = removed; self.tables = tables
+    }
+}
+
+package struct Reply: Sendable {
+    package var ticket: Ticket
+    package var outcome: Outcome
+    package init(_ ticket: Ticket, _ outcome: Outcome) { self.ticket = ticket; self.outcome = outcome }
+}
+
+/// `revision` is the store's at the time of the outcome.
+package enum Outcome: Sendable, Equatable {
+    case applied(CommandResult, revision: Int64)
+    case range(RangeResult, revision: Int64)
+    case revision(Int64)
+    case leaseKeptAlive(LeaseID, seconds: Int64, revision: Int64)
+    case leaseStatus(LeaseID, grantedSeconds: Int64, remainingSeconds: Int64, keys: [Bytes], revision: Int64)
+    case leases([LeaseID], revision: Int64)
+    case refused(CommandRefusal)
+    case notLeader(MemberID?)
+    /// Leadership was lost while it was under way.
+    case unknown
+}
+
+package struct EffectBuffer: Sendable {
+    package private(set) var effects: [Effect] = []
+    package init() {}
+    package mutating func append(_ effect: Effect) { effects.append(effect) }
+    package mutating func take() -> [Effect] {
+        let taken = effects
+        effects.removeAll(keepingCapacity: true)
+        return taken
+    }
+}

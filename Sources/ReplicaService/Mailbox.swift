@@ -1,0 +1,69 @@
+import Basics
+import MVCC
+import Raft
+import Replica
+import Storage
+import WriteAheadLog
+
+/// What reaches the replica's thread, between two of its turns.
+struct Mail {
+    struct Request: Sendable {
+        enum Content: Sendable {
+            case proposal(Command, payload: Bytes)
+            case question(Question.Kind, linearizable: Bool)
+        }
+        var sink: any AnswerSink
+        var ticket: UInt64
+        var content: Content
+    }
+    enum WatchOrder: Sendable {
+        case register(WatchID, KeyRange, WatchOptions, any WatchSink)
+        case cancel(WatchID)
+        case consumed(WatchID, events: Int)
+        case progress([WatchID], any WatchSink)
+    }
+    enum Ending: Sendable {
+        /// Finish what was begun, store everything, then stop.
+        case graceful
+        /// Stop at once, as a crash would.
+        case abrupt
+    }
+
+    var requests: [Request] = []
+    var rejected: [(sink: any AnswerSink, ticket: UInt64, error: ReplicaError)] = []
+    var logged: [(stored: Raft.Stored, anchor: LogAnchor)] = []
+    var stored: [LogIndex] = []
+    var watchOrders: [WatchOrder] = []
+    var calls: [@Sendable (borrowing Store) -> Void] = []
+    var failure: String?
+    var ending: Ending?
+
+    var isEmpty: Bool {
+        requests.isEmpty && rejected.isEmpty && logged.isEmpty && stored.isEmpty && watchOrders.isEmpty && calls.isEmpty
+            && failure == nil && ending == nil
+    }
+}
+
+/// The mailbox of the replica's thread, with the bounds on what waits in it or is under way behind it.
+struct Mailbox {
+    var mail = Mail()
+    var proposalsInFlight = 0
+    var proposalBytesInFlight = 0
+    /// Why nothing is taken any more.
+    var closed: ReplicaError?
+    /// The thread has ended: nobody reads this any more.
+    var isAbandoned = false
+
+    /// Admits a proposal if it fits the bounds.
+    mutating func admits(_ bytes: Int, _ options: ReplicaService.Options) -> Bool {
+        guard proposalsInFlight < options.proposalsInFlightMax, proposalBytesInFlight + bytes <= options.proposalBytesInFlightMax else { return false }
+        proposalsInFlight += 1
+        proposalBytesInFlight += bytes
+        return true
+    }
+    mutating func take() -> Mail {
+        var taken = Mail()
+        swap(&taken, &mail)
+        return taken
+    }
+}

@@ -1,0 +1,302 @@
+import Basics
+import Glibc
+import Logging
+import MVCC
+import Raft
+import Replica
+import Storage
+import Synchronization
+import WriteAheadLog
+
+/// What the replica's thread owns: the replica, who waits for its answers, who watches. One turn:
+///
+/// 1. Take the mail.
+/// 2. Proposals become entries, and go to the disk lane at once: it writes while the rest of the turn runs.
+/// 3. What became durable is applied; then questions are answered, which so see the newest state.
+/// 4. Every tick: Raft's timers, leases.
+/// 5. Answers and events are delivered, one call per sink; watches that are behind get a chunk of history.
+/// 6. Every tick: what was applied goes to the record lane, once the last of it came back.
+///
+/// Nothing in a turn blocks but the delivery to a sink, which must not.
+final class ReplicaThread: @unchecked Sendable {
+    private var replica: Replica
+    private let shared: SharedState
+    private let disk: DiskLane
+    private let records: RecordLane
+    private let options: ReplicaService.Options
+    private let logger: Logger
+
+    private var effects = EffectBuffer()
+    private var desk = AnswerDesk()
+    private var hub: WatchHub
+    private var now: Int64 = 0
+    private var nextTick: Int64 = 0
+    private var standing: Raft.Standing
+    private var failure: String?
+    private var ending: Mail.Ending?
+    private var endingDeadline: Int64 = 0
+
+    /// The frame of the log that was last durable.
+    private var anchor: LogAnchor?
+    /// The checkpoint that the record lane is writing.
+    private var checkpoint: (revisions: [Revision], generation: UInt64)?
+    /// Readers that began before a compaction, and how long its records are kept for them.
+    private var hold: (epoch: UInt64, deadline: Int64)?
+    private var hasCompacted = false
+
+    init(replica: consuming Replica, shared: SharedState, disk: DiskLane, records: RecordLane, anchor: LogAnchor?,
+         options: ReplicaService.Options, logger: Logger) {
+        standing = replica.raft.standing
+        self.replica = replica
+        self.shared = shared
+        self.disk = disk
+        self.records = records
+        self.anchor = anchor
+        self.options = options
+        self.logger = logger
+        hub = WatchHub(eventsMax: options.watcherEventsMax)
+    }
+
+    func run() {
+        shared.thread.store(UInt(pthread_self()), ordering: .relaxed)
+        now = monotonicMilliseconds()
+        nextTick = now + options.tickMilliseconds
+        publishKeys()
+        handle(.time(now))
+        handle(.campaign)
+        while !hasEnded { turn(next()) }
+        end()
+    }
+
+    // MARK: - A turn
+
+    /// (1) The mail; nothing, when it is time for a tick or there is history to tell.
+    private func next() -> Mail {
+        let deadline = hub.canCatchUp ? 0 : UInt64(nextTick) * 1_000_000
+        var released = desk.takeReleased()
+        return shared.mailbox.wait(until: deadline) { mailbox in
+            mailbox.proposalsInFlight -= released.proposals
+            mailbox.proposalBytesInFlight -= released.bytes
+            released = (0, 0)
+            return mailbox.mail.isEmpty ? nil : mailbox.take()
+        } ?? Mail()
+    }
+
+    private func turn(_ mail: Mail) {
+        now = monotonicMilliseconds()
+        handle(.time(now))
+        if let failure = mail.failure { fail(failure) }
+        if let wanted = mail.ending { begin(wanted) }
+        propose(mail.requests) // (2)
+        for (stored, anchor) in mail.logged { // (3)
+            self.anchor = anchor
+            handle(.logged(stored))
+        }
+        ask(mail.requests)
+        for (sink, ticket, error) in mail.rejected { desk.tell(sink, ticket, .failure(error)) }
+        for index in mail.stored { stored(through: index) }
+        for order in mail.watchOrders { carryOut(order) }
+        for call in mail.calls { call(replica.store) }
+        let isTickDue = now >= nextTick
+        if isTickDue { tick() } // (4)
+        hub.answerProgress(revision: replica.store.revision)
+        deliver() // (5)
+        if hub.canCatchUp {
+            hub.catchUp(replica.store, now: now)
+            hub.answerProgress(revision: replica.store.revision)
+            deliver()
+        }
+        if hasCompacted {
+            hasCompacted = false
+            hold = (shared.pins.seal(), now + options.pinMillisecondsMax)
+        }
+        if isTickDue || ending != nil { requestCheckpoint() } // (6)
+        publishStatus()
+    }
+
+    private func propose(_ requests: [Mail.Request]) {
+        var proposals: [Proposal] = []
+        for request in requests {
+            guard case .proposal(let command, let payload) = request.content else { continue }
+            proposals.append(Proposal(ticket: desk.admit(request.sink, request.ticket, bytes: payload.count), command: command, payload: payload))
+        }
+        if !proposals.isEmpty { handle(.proposed(proposals)) }
+        if failure != nil { desk.answerAll(.outcomeUnknown) }
+    }
+
+    private func ask(_ requests: [Mail.Request]) {
+        var questions: [Question] = []
+        for request in requests {
+            guard case .question(let kind, let linearizable) = request.content else { continue }
+            questions.append(Question(ticket: desk.admit(request.sink, request.ticket, bytes: 0), kind, linearizable: linearizable))
+        }
+        if !questions.isEmpty { handle(.asked(questions)) }
+        if failure != nil { desk.answerAll(.outcomeUnknown) }
+    }
+
+    private func tick() {
+        nextTick = now + options.tickMilliseconds
+        handle(.tick)
+        hub.tick(revision: replica.store.revision, now: now)
+    }
+
+    private func carryOut(_ order: Mail.WatchOrder) {
+        let revision = replica.store.revision
+        switch order {
+        case .register(let id, let range, let options, let sink):
+            hub.register(id, range, options, sink, revision: revision, now: now)
+            if let failure { hub.cancel(id, because: .unavailable(failure), revision: revision) }
+        case .cancel(let id): hub.cancel(id, because: .requested, revision: revision)
+        case .consumed(let id, let events): hub.consumed(id, events: events)
+        case .progress(let ids, let sink): hub.requestProgress(ids, sink)
+        }
+    }
+
+    private func deliver() {
+        for (sink, answers) in desk.take() { sink.deliver(answers) }
+        for (sink, deliveries) in hub.take() { sink.deliver(deliveries) }
+    }
+
+    // MARK: - Effects
+
+    private func handle(_ event: consuming Event) {
+        guard failure == nil else { return }
+        replica.handle(event, into: &effects)
+        for effect in effects.take() { perform(effect) }
+    }
+
+    private func perform(_ effect: Effect) {
+        switch effect {
+        case .persist(let entries, let state, let afterwards, let stored):
+            precondition(afterwards.isEmpty, "a single member has nobody to answer")
+            persist(entries, state, stored)
+        case .send: preconditionFailure("a single member has nobody to send to")
+        case .written(let records): shared.overlay.insert(records)
+        case .keysChanged: publishKeys()
+        case .answer(let replies):
+            guard failure == nil else { return }
+            for reply in replies { desk.answer(reply.ticket, reply.result) }
+        case .publish(let events, let revision): hub.publish(events, revision: revision, now: now)
+        case .compacted: hasCompacted = true
+        case .store(let checkpoint): store(checkpoint)
+        case .standing(let standing):
+            self.standing = standing
+            logger.debug("standing", metadata: ["position": "\(standing.position)", "term": "\(standing.term)"])
+        case .cutLog(let index): disk.cut(before: index)
+        case .halt(let reason): fail(reason)
+        }
+    }
+
+    private func persist(_ entries: [Entry], _ state: HardState?, _ stored: Raft.Stored) {
+        let batch = LogBatch(
+            entries: entries.map { LogEntry(index: $0.index, term: $0.term, payload: $0.payload) },
+            state: state.map { LogState(term: $0.term, vote: $0.vote, commit: $0.commit) })
+        let mailbox = shared.mailbox
+        disk.append(batch) { result in
+            mailbox.change { mailbox in
+                switch result {
+                case .success(let anchor): mailbox.mail.logged.append((stored, anchor))
+                case .failure(let failure): mailbox.mail.failure = mailbox.mail.failure ?? "the log: \(failure)"
+                }
+            }
+        }
+    }
+
+    // MARK: - Checkpoints
+
+    private func requestCheckpoint() {
+        guard checkpoint == nil else { return }
+        if let hold, ending == nil, now < hold.deadline, shared.pins.isHeld(through: hold.epoch) { return }
+        hold = nil
+        handle(.storeDue)
+    }
+
+    private func store(_ checkpoint: Checkpoint) {
+        self.checkpoint = (checkpoint.records.map(\.revision), shared.overlay.seal())
+        publishKeys()
+        let batch = RecordBatch(
+            applied: checkpoint.applied, anchor: anchor, records: checkpoint.records, removed: checkpoint.removed, tables: checkpoint.tables)
+        let mailbox = shared.mailbox
+        records.commit(batch) { result in
+            mailbox.change { mailbox in
+                switch result {
+                case .success: mailbox.mail.stored.append(checkpoint.applied)
+                case .failure(let failure): mailbox.mail.failure = mailbox.mail.failure ?? "the records: \(failure)"
+                }
+            }
+        }
+    }
+
+    private func stored(through index: LogIndex) {
+        if let checkpoint { shared.overlay.remove(checkpoint.revisions, through: checkpoint.generation) }
+        checkpoint = nil
+        handle(.stored(through: index))
+    }
+
+    // MARK: - Failing and ending
+
+    /// Fail-stop: nothing is acknowledged any more, by anyone's mistake neither.
+    private func fail(_ reason: String) {
+        guard failure == nil else { return }
+        failure = reason
+        logger.critical("the store has stopped: storage failed", metadata: ["reason": "\(reason)"])
+        shared.mailbox.change { $0.closed = $0.closed ?? .unavailable(reason) }
+        desk.answerAll(.outcomeUnknown)
+        hub.cancelAll(because: .unavailable(reason), revision: replica.store.revision)
+    }
+
+    private func begin(_ wanted: Mail.Ending) {
+        guard ending == nil || wanted == .abrupt else { return }
+        if ending == nil { endingDeadline = now + options.closingMillisecondsMax }
+        ending = wanted
+    }
+
+    private var hasEnded: Bool {
+        switch ending {
+        case nil: false
+        case .abrupt: true
+        case .graceful:
+            failure != nil || now >= endingDeadline
+                || (replica.proposalsWaiting == 0 && checkpoint == nil && replica.storedThrough == replica.store.appliedIndex)
+        }
+    }
+
+    private func end() {
+        let reason = "the store is closed"
+        desk.answerAll(.outcomeUnknown)
+        hub.cancelAll(because: .unavailable(failure ?? reason), revision: replica.store.revision)
+        deliver()
+        let last = shared.mailbox.change { mailbox in
+            mailbox.isAbandoned = true
+            return mailbox.take()
+        }
+        for request in last.requests { desk.tell(request.sink, request.ticket, .failure(.unavailable(failure ?? reason))) }
+        for (sink, ticket, error) in last.rejected { desk.tell(sink, ticket, .failure(error)) }
+        for case .register(let id, _, _, let sink) in last.watchOrders {
+            sink.deliver([WatchDelivery(watch: id, content: .cancelled(.unavailable(failure ?? reason), revision: replica.store.revision))])
+        }
+        for call in last.calls { call(replica.store) }
+        deliver()
+        disk.close()
+        records.close()
+        publishStatus(hasStopped: true)
+    }
+
+    // MARK: - What others see
+
+    func version(of key: Bytes) -> KeyVersion? { replica.store.version(of: key) }
+
+    private func publishKeys() { shared.keys.withLock { $0 = replica.store.keys } }
+
+    private func publishStatus(hasStopped: Bool = false) {
+        let condition: ReplicaStatus.Condition =
+            if let failure { .failed(failure) } else if hasStopped { .stopped } else if standing.leader != nil { .running } else { .starting }
+        let status = ReplicaStatus(
+            condition: condition, member: replica.raft.member, leader: standing.leader, term: standing.term,
+            revision: replica.store.revision, compactRevision: replica.store.compactRevision, logIndex: replica.raft.log.last.index,
+            commitIndex: replica.raft.log.committed, appliedIndex: replica.store.appliedIndex, storedIndex: replica.storedThrough,
+            databaseBytes: shared.databaseBytes.load(ordering: .relaxed), keys: Int(replica.store.liveKeyCount), leases: replica.store.leaseCount,
+            watches: hub.count, watchesCatchingUp: hub.countBehind, proposalsInFlight: 0, proposalBytesInFlight: 0)
+        shared.status.change { $0 = status }
+    }
+}
