@@ -34,6 +34,7 @@ enum Envelope {
         static let sealFile = Purpose("coffer.mac.v1")
         static let slot = Purpose("coffer.slot.v1")
         static let fingerprint = Purpose("coffer.kfid.v1")
+        static let namedKey = Purpose("coffer.wrp.v1")
 
         fileprivate let low: UInt64, high: UInt64
         private init(_ name: StaticString) {
