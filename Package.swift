@@ -87,8 +87,8 @@ library("EtcdClient", "EtcdProtocol", "RPC", "Basics", External.core, External.p
 library("APIServer", "ObjectStore", "KeyVault", "Barrier", "Access", "NodeProtocol", "Audit", "Resources", "SecretMemory", "Certificates", "Basics",
         External.hummingbird, External.hummingbirdHTTP2, External.hummingbirdTLS, External.hummingbirdCore, External.httpTypes, External.core, External.http1, External.ssl, External.logging, External.lifecycle)
 library("APIClient", "Resources", "SecretMemory", "Certificates", "Basics", External.httpClient, External.core, External.http1, External.ssl, External.yams)
-library("NodeAgent", "APIClient", "NodeProtocol", "Mounts", "Resources", "SecretMemory", "CLinux", "CSodium", "Basics",
-        External.httpClient, External.core, External.posix, External.http1, External.logging, External.lifecycle, unsafe: true)
+library("NodeAgent", "NodeProtocol", "Mounts", "SecretMemory", "CLinux", "CSodium", "Basics",
+        External.httpClient, External.core, External.posix, External.http1, External.ssl, External.logging, unsafe: true)
 library("Commands", "APIClient", "Resources", "SecretMemory", "Certificates", "Basics", External.arguments, External.yams, External.core)
 // Products.
 library("Coffer", "Barrier", "KeyVault", "ObjectStore", "Sealing", "ReplicaService", "MVCC", "SecretMemory", "Basics", External.logging)

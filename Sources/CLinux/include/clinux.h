@@ -21,6 +21,10 @@ enum {
     CLINUX_RESOLVE_BENEATH = 0x08,
 };
 
+// Flags that glibc shows only to GNU sources.
+#define CLINUX_OPEN_PATH 010000000
+#define CLINUX_EMPTY_PATH 0x1000
+
 #define CLINUX_TMPFS_MAGIC 0x01021994
 
 // A file system being configured.
