@@ -19,7 +19,7 @@ import Glibc
     private let readers = Monitor(Readers())
 
     @safe private struct Readers {
-        var idle: [OpaquePointer] = []
+        var idle: [OpaquePointer] = unsafe []
         var active = 0
         var isClosed = false
     }
@@ -70,7 +70,7 @@ import Glibc
             return !readers.isClosed
         }
         guard isFirst else { return }
-        readers.wait { unsafe $0.active == 0 ? () : nil }
+        readers.wait { $0.active == 0 ? () : nil }
         for unsafe reader in unsafe readers.withLock({ unsafe $0.idle }) { unsafe mdb_txn_abort(reader) }
         unsafe mdb_env_close(environment)
     }
