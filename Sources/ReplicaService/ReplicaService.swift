@@ -65,9 +65,10 @@ package final class ReplicaService: Sendable {
             let records = try RecordLane.open(directory: directory + "/records", fileKey: fileKey, keyring: keyring, member: member)
             do {
                 var store = Store()
-                let restored = try Self.restore(&store, from: records)
+                let restored = try records.restore(record: { try store.restore($0) }, table: { try store.restore(table: $0) })
+                try store.finishRestore(appliedIndex: restored?.applied ?? 0)
                 let (disk, log) = try DiskLane.open(
-                    directory: directory + "/log", fileKey: fileKey, keyring: keyring, member: member, anchor: restored.anchor,
+                    directory: directory + "/log", fileKey: fileKey, keyring: keyring, member: member, anchor: restored?.anchor,
                     fileSystem: fileSystem, options: options.disk)
                 if let damage = log.damage { logger.notice("a torn tail of the log was cut off", metadata: ["damage": "\(damage)"]) }
                 do {
@@ -100,13 +101,13 @@ package final class ReplicaService: Sendable {
 
     private init(_ replica: consuming Replica, _ member: MemberID, _ disk: DiskLane, _ records: RecordLane, _ anchor: LogAnchor,
                  _ options: Options, _ logger: Logger) throws {
-        let shared = SharedState(member: member)
+        let shared = SharedState(member: member, keys: replica.store.keys)
         let thread = ReplicaThread(replica: replica, shared: shared, disk: disk, records: records, anchor: anchor, options: options, logger: logger)
         self.shared = shared
         self.replica = thread
         self.records = records
         self.options = options
-        self.thread = try LaneThread("coffer-replica") { thread.run() }
+        self.thread = try LaneThread { thread.run() }
         let condition = shared.status.wait { status in status.condition == .starting ? nil : status.condition }
         if case .failed(let reason) = condition {
             end(.abrupt)
@@ -200,7 +201,7 @@ package final class ReplicaService: Sendable {
     /// The same for many, in their order.
     package func sealedValues(of revisions: [Revision]) -> [Result<SealedValue, ReplicaError>] {
         zip(revisions, shared.overlay.values(of: revisions)).map { revision, overlaid in
-            Result { () throws(ReplicaError) in try value(of: revision, overlaid: overlaid) }
+            do throws(ReplicaError) { return .success(try value(of: revision, overlaid: overlaid)) } catch { return .failure(error) }
         }
     }
 

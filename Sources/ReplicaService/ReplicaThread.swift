@@ -215,7 +215,8 @@ final class ReplicaThread: @unchecked Sendable {
         self.checkpoint = (checkpoint.records.map(\.revision), shared.overlay.seal())
         publishKeys()
         let batch = RecordBatch(
-            applied: checkpoint.applied, anchor: anchor, records: checkpoint.records, removed: checkpoint.removed, tables: checkpoint.tables)
+            applied: checkpoint.applied, appliedTerm: replica.raft.log.term(at: checkpoint.applied) ?? 0, anchor: anchor, records: checkpoint.records,
+            removed: checkpoint.removed, tables: checkpoint.tables)
         let mailbox = shared.mailbox
         records.commit(batch) { result in
             mailbox.change { mailbox in
@@ -225,6 +226,8 @@ final class ReplicaThread: @unchecked Sendable {
                 }
             }
         }
+        // It was gathered for a tick already.
+        records.flush()
     }
 
     private func stored(through index: LogIndex) {

@@ -9,12 +9,13 @@ final class SharedState: Sendable {
     let overlay = Overlay()
     let pins = ReadPins()
     let status: Monitor<ReplicaStatus>
-    let keys = Mutex(KeyTable())
+    let keys: Mutex<KeyTable>
     /// The `pthread_t` of the replica's thread, once it runs.
     let thread = Atomic<UInt>(0)
     let databaseBytes = Atomic<Int>(0)
 
-    init(member: MemberID) {
+    init(member: MemberID, keys: KeyTable) {
+        self.keys = Mutex(keys)
         status = Monitor(ReplicaStatus(
             condition: .starting, member: member, leader: nil, term: 0, revision: 0, compactRevision: 0, logIndex: 0, commitIndex: 0,
             appliedIndex: 0, storedIndex: 0, databaseBytes: 0, keys: 0, leases: 0, watches: 0, watchesCatchingUp: 0,

@@ -1,4 +1,4 @@
-package import Basics
+import Basics
 package import MVCC
 
 /// Names one watch of this service; never used twice.
