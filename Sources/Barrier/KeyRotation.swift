@@ -1,0 +1,302 @@
+package import Basics
+package import Logging
+import MVCC
+import ReplicaService
+import Sealing
+import SecretMemory
+
+package enum RotationError: Error, Hashable, Sendable {
+    case unknownDomain(String)
+    /// The domain's keys were destroyed.
+    case shredded(String)
+    /// Something still refers to the key.
+    case keyInUse(count: Int64)
+    case noSuchKey
+    /// Others rotated it again and again meanwhile.
+    case conflict
+    case unavailable(String)
+}
+
+/// Rotation of domains' keys, and the background work that follows from it until the old keys can be destroyed.
+///
+///     DEK  active ──rotate──▶ decrypt-only ──its last value is sealed again──▶ destroyed
+///     KEK  active ──rotate──▶ decrypt-only ──its last data key is wrapped again──▶ destroyed
+///
+/// 1. `rotate` proposes the new key; from its acceptance on, apply refuses what is sealed under the old one.
+/// 2. The worker wraps data keys that an old KEK version wraps, under the active one.
+/// 3. It seals values again that lie under an old DEK, retained history too, a batch at a time (`Pace`): the same revision, no event.
+/// 4. It destroys old keys that nothing refers to. Apply counts, and refuses when it is too early.
+///
+/// What is left to do is what the replicated table and its counts say, so there is no progress to keep: after a restart, or on
+/// another member, the worker goes on where it was. `start` looks for such work; `stop` ends it between two batches.
+package actor KeyRotation {
+    /// How fast values are sealed again, so that clients hardly notice.
+    package struct Pace: Sendable {
+        package var versionsPerBatchMax = 128
+        package var batchBytesMax = 1 << 20
+        package var bytesPerSecondMax = 32 << 20
+        package var pauseMilliseconds = 2
+        /// Before trying again what failed for a passing reason.
+        package var retryMilliseconds = 1_000
+        package init() {}
+    }
+    /// Which key of a domain a rotation replaces.
+    package enum Level: String, Hashable, Sendable, CaseIterable {
+        /// The DEK: new values go under a new generation, old ones are sealed again in the background.
+        case dataKey = "dek"
+        /// The KEK: a new version wraps the domain's data keys; no value is touched.
+        case keyEncryptionKey = "kek"
+    }
+    /// What the worker is about.
+    package struct Progress: Hashable, Sendable {
+        package var isWorking = false
+        /// Values sealed again since the start of the process.
+        package var resealed: Int64 = 0
+        /// Values under old keys that do not open: they keep their key from being destroyed.
+        package var unreadable: [String] = []
+        /// Why the last pass could not finish.
+        package var failure: String?
+    }
+
+    private let barrier: Barrier
+    private let pace: Pace
+    private let logger: Logger
+    private var work: Task<Void, Never>?
+    private var isAskedAgain = false
+    private var isStopped = true
+    private var state = Progress()
+    private static let attemptsMax = 8
+    private static let unreadableMax = 100
+
+    package init(barrier: Barrier, pace: Pace = Pace(), logger: Logger = Logger(label: "coffer.rotation")) {
+        self.barrier = barrier; self.pace = pace; self.logger = logger
+    }
+
+    package var progress: Progress {
+        var progress = state
+        progress.isWorking = work != nil
+        return progress
+    }
+
+    /// Goes on with what an earlier process left undone.
+    package func start() {
+        isStopped = false
+        wake()
+    }
+    /// Returns when the worker has ended; what it has not done, the next `start` does.
+    package func stop() async {
+        isStopped = true
+        work?.cancel()
+        await settle()
+    }
+    /// Returns when the worker has nothing more to do, or cannot do it now.
+    package func settle() async {
+        while let work { await work.value }
+    }
+
+    // MARK: Asked for
+
+    /// Answers the new generation or version. Values and keys under the old one follow in the background.
+    package func rotate(_ domain: Domain, level: Level) async throws(RotationError) -> UInt32 {
+        let name = String(decoding: domain.name, as: UTF8.self)
+        for _ in 0..<Self.attemptsMax {
+            try follow()
+            guard let record = barrier.service.keyTable().domain(named: domain.name) else { throw .unknownDomain(name) }
+            let command: Command?
+            do {
+                command = switch level {
+                case .dataKey: try barrier.domains.nextDataKey(of: record)
+                case .keyEncryptionKey: try barrier.domains.nextKeyEncryptionKey(of: record)
+                }
+            } catch { throw .unavailable("\(error)") }
+            guard let command else { throw .shredded(name) }
+            do { _ = try await barrier.propose(command) } catch {
+                if case .refused(.conflict) = error { continue }
+                throw .unavailable("\(error)")
+            }
+            try follow()
+            logger.info("a key was rotated", metadata: ["domain": "\(name)", "level": "\(level.rawValue)"])
+            wake()
+            switch command {
+            case .key(.addDataKey(let added)): return added.id.generation
+            case .key(.addKeyEncryptionKey(let added)): return added.id.version
+            default: preconditionFailure("a rotation adds a key")
+            }
+        }
+        throw .conflict
+    }
+
+    /// Destroys an old generation for good, if nothing is sealed under it; the worker does so by itself.
+    package func destroy(_ domain: Domain, generation: UInt32) async throws(RotationError) {
+        let name = String(decoding: domain.name, as: UTF8.self)
+        guard let record = barrier.service.keyTable().domain(named: domain.name) else { throw .unknownDomain(name) }
+        do { _ = try await barrier.propose(.key(.destroyDataKey(DataKeyID(record.id, generation)))) } catch {
+            switch error {
+            case .refused(.keyInUse(let count)): throw .keyInUse(count: count)
+            case .refused(.unknownKey): throw .noSuchKey
+            default: throw .unavailable("\(error)")
+            }
+        }
+        try follow()
+    }
+
+    private func follow() throws(RotationError) {
+        do { try barrier.follow() } catch { throw .unavailable("\(error)") }
+    }
+
+    // MARK: The worker
+
+    private func wake() {
+        if isStopped { return }
+        isAskedAgain = true
+        if work == nil { work = Task { await self.run() } }
+    }
+
+    private func run() async {
+        while isAskedAgain, !isStopped {
+            isAskedAgain = false
+            state.failure = nil
+            state.unreadable = []
+            do { try await pass() } catch is CancellationError { break } catch {
+                state.failure = "\(error)"
+                logger.warning("re-encryption pauses", metadata: ["reason": "\(error)"])
+                isAskedAgain = true
+                do { try await Task.sleep(for: .milliseconds(pace.retryMilliseconds)) } catch { break }
+            }
+        }
+        work = nil
+    }
+
+    /// Once through all that is left to do. Throws when it should be tried again later.
+    private func pass() async throws {
+        try barrier.follow()
+        for domain in barrier.service.keyTable().domains {
+            try Task.checkCancellation()
+            try await rewrapDataKeys(of: domain) // (2)
+            let retired = barrier.service.keyTable().dataKeys.filter { $0.id.domain == domain.id && $0.state == .decryptOnly }
+            for key in retired where domain.activeGeneration != nil {
+                if try await resealValues(under: key.id) { try await retire(.destroyDataKey(key.id)) } // (3) (4)
+            }
+            for key in barrier.service.keyTable().keyEncryptionKeys where key.domain == domain.id && key.state == .decryptOnly && key.dataKeys == 0 {
+                try await retire(.destroyKeyEncryptionKey(key.id))
+            }
+        }
+    }
+
+    private func rewrapDataKeys(of domain: DomainRecord) async throws {
+        guard let active = domain.activeKeyEncryptionKey else { return }
+        for key in barrier.service.keyTable().dataKeys where key.id.domain == domain.id && key.state != .destroyed && key.wrappedBy != active {
+            try Task.checkCancellation()
+            do { _ = try await barrier.propose(try barrier.domains.rewrap(key, to: active)) } catch EtcdFailure.refused(.conflict) {
+                isAskedAgain = true
+            }
+        }
+    }
+
+    /// Whether nothing is left under the key.
+    private func resealValues(under key: DataKeyID) async throws -> Bool {
+        var start = Bytes(), failures = 0
+        let limit = pace.versionsPerBatchMax
+        while true {
+            try Task.checkCancellation()
+            let from = start
+            let versions = try await barrier.service.inspect { $0.versions(under: key, from: from, limit: limit) }
+            guard let last = versions.last else { return failures == 0 }
+            start = last.key + [0]
+            var rest = versions[...]
+            while !rest.isEmpty {
+                let (batch, bytes) = try takeBatch(&rest, under: key, &failures)
+                if batch.isEmpty { continue }
+                do {
+                    if case (.resealed(let count), _) = try await barrier.propose(.reseal(batch)) { state.resealed += Int64(count) }
+                } catch EtcdFailure.refused(.staleKey) {
+                    // The domain was rotated again: its values go under the newest generation, in another pass.
+                    isAskedAgain = true
+                    return false
+                }
+                try await Task.sleep(for: .milliseconds(max(pace.pauseMilliseconds, bytes * 1_000 / max(1, pace.bytesPerSecondMax))))
+            }
+        }
+    }
+
+    /// Values sealed again under their domain's active key, as many as one batch may have.
+    private func takeBatch(_ rest: inout ArraySlice<KeyVersion>, under key: DataKeyID, _ failures: inout Int) throws -> ([Reseal], bytes: Int) {
+        var batch: [Reseal] = [], bytes = 0
+        while let version = rest.first, bytes < pace.batchBytesMax {
+            rest.removeFirst()
+            let sealed: SealedValue
+            do { sealed = try barrier.service.sealedValue(of: version) } catch .refused(.compacted) { continue }
+            do {
+                let again = try barrier.sealedAgain(sealed, key: version.key)
+                batch.append(Reseal(revision: version.revision, key: version.key, expected: key, value: again))
+                bytes += again.bytes.count
+            } catch let error as SealingError {
+                failures += 1
+                if state.unreadable.count < Self.unreadableMax { state.unreadable.append("revision \(version.revision.main): \(error)") }
+            }
+        }
+        return (batch, bytes)
+    }
+
+    private func retire(_ command: KeyCommand) async throws {
+        do {
+            _ = try await barrier.propose(.key(command))
+            try barrier.follow()
+        } catch EtcdFailure.refused(.keyInUse) {
+            isAskedAgain = true
+        }
+    }
+}
+
+// MARK: - What there is
+
+/// The keys of one domain, as the replicated table has them; counts may be a moment old.
+package struct DomainKeys: Hashable, Sendable {
+    package enum State: String, Hashable, Sendable { case active, decryptOnly = "decrypt-only", destroyed }
+    package struct DataKey: Hashable, Sendable {
+        package var generation: UInt32
+        package var state: State
+        /// Values under it, now and in retained history.
+        package var ciphertexts: Int64
+        /// The KEK version that wraps it.
+        package var wrappedByVersion: UInt32
+    }
+    package struct KeyEncryptionKey: Hashable, Sendable {
+        package var version: UInt32
+        package var state: State
+        /// Data keys that it wraps.
+        package var dataKeys: Int64
+    }
+    /// `namespace/prod`, `cluster`, `plain`, `registry/prod`.
+    package var name: String
+    package var id: UInt64
+    package var dataKeys: [DataKey]
+    package var keyEncryptionKeys: [KeyEncryptionKey]
+
+    /// Values that are yet to be sealed again.
+    package var remaining: Int64 { dataKeys.filter { $0.state == .decryptOnly }.map(\.ciphertexts).reduce(0, +) }
+}
+
+extension Barrier {
+    /// In order of their names.
+    package func domainKeys() -> [DomainKeys] {
+        let table = service.keyTable()
+        let dataKeys = table.dataKeys, keyEncryptionKeys = table.keyEncryptionKeys
+        return table.domains.map { domain in
+            DomainKeys(
+                name: String(decoding: domain.name, as: UTF8.self), id: domain.id.rawValue,
+                dataKeys: dataKeys.filter { $0.id.domain == domain.id }.map {
+                    .init(generation: $0.id.generation, state: .init($0.state), ciphertexts: $0.ciphertexts, wrappedByVersion: $0.wrappedBy.version)
+                },
+                keyEncryptionKeys: keyEncryptionKeys.filter { $0.domain == domain.id }.map {
+                    .init(version: $0.id.version, state: .init($0.state), dataKeys: $0.dataKeys)
+                })
+        }.sorted { $0.name < $1.name }
+    }
+}
+
+extension DomainKeys.State {
+    fileprivate init(_ state: KeyState) {
+        self = switch state { case .active: .active; case .decryptOnly: .decryptOnly; case .destroyed: .destroyed }
+    }
+}
