@@ -198,10 +198,18 @@ package final class ReplicaService: Sendable {
     }
     package func sealedValue(of version: KeyVersion) throws(ReplicaError) -> SealedValue { try sealedValue(of: version.revision) }
 
-    /// The same for many, in their order.
+    /// The same for many, in their order: one look into the overlay, one into the record lane.
     package func sealedValues(of revisions: [Revision]) -> [Result<SealedValue, ReplicaError>] {
-        zip(revisions, shared.overlay.values(of: revisions)).map { revision, overlaid in
-            do throws(ReplicaError) { return .success(try value(of: revision, overlaid: overlaid)) } catch { return .failure(error) }
+        let overlaid = shared.overlay.values(of: revisions)
+        let missing = revisions.indices.filter { overlaid[$0] == nil }
+        var found: [Int: SealedValue] = [:]
+        if !missing.isEmpty, let values = try? records.read(missing.map { revisions[$0] }) {
+            for (position, value) in zip(missing, values) { found[position] = value }
+        }
+        return revisions.indices.map { position in
+            if let value = found[position] { return .success(value) }
+            // A copy, a deletion, one that moved meanwhile, or a damaged one: each on its own.
+            do throws(ReplicaError) { return .success(try value(of: revisions[position], overlaid: overlaid[position])) } catch { return .failure(error) }
         }
     }
 
@@ -211,7 +219,7 @@ package final class ReplicaService: Sendable {
         for _ in 0..<2 {
             switch found {
             case .sealed(let value)?: return value
-            case .tombstone?: throw .unavailable("revision \(revision.main) is a deletion")
+            case .tombstone?: throw .unavailable("no value at revision \(revision.main)")
             case .copy(let source)?: if let value = try stored(source) { return value }
             case nil: if let value = try stored(revision) { return value }
             }
@@ -219,7 +227,7 @@ package final class ReplicaService: Sendable {
         }
         let compactRevision = status().compactRevision
         if revision.main < compactRevision { throw .refused(.compacted(compactRevision: compactRevision)) }
-        throw .unavailable("no record at revision \(revision.main)")
+        throw .unavailable("no value at revision \(revision.main)")
     }
     private func stored(_ revision: Revision) throws(ReplicaError) -> SealedValue? {
         do { return try records.read(revision) } catch { throw .unavailable("\(error)") }

@@ -43,10 +43,12 @@ final class ReplicaThread: @unchecked Sendable {
     /// Readers that began before a compaction, and how long its records are kept for them.
     private var hold: (epoch: UInt64, deadline: Int64)?
     private var hasCompacted = false
+    private var databaseBytes: Int
 
     init(replica: consuming Replica, shared: SharedState, disk: DiskLane, records: RecordLane, anchor: LogAnchor?,
          options: ReplicaService.Options, logger: Logger) {
         standing = replica.raft.standing
+        databaseBytes = (try? records.statistics().fileBytes) ?? 0
         self.replica = replica
         self.shared = shared
         self.disk = disk
@@ -233,6 +235,7 @@ final class ReplicaThread: @unchecked Sendable {
     private func stored(through index: LogIndex) {
         if let checkpoint { shared.overlay.remove(checkpoint.revisions, through: checkpoint.generation) }
         checkpoint = nil
+        if let statistics = try? records.statistics() { databaseBytes = statistics.fileBytes }
         handle(.stored(through: index))
     }
 
@@ -298,7 +301,7 @@ final class ReplicaThread: @unchecked Sendable {
             condition: condition, member: replica.raft.member, leader: standing.leader, term: standing.term,
             revision: replica.store.revision, compactRevision: replica.store.compactRevision, logIndex: replica.raft.log.last.index,
             commitIndex: replica.raft.log.committed, appliedIndex: replica.store.appliedIndex, storedIndex: replica.storedThrough,
-            databaseBytes: shared.databaseBytes.load(ordering: .relaxed), keys: Int(replica.store.liveKeyCount), leases: replica.store.leaseCount,
+            databaseBytes: databaseBytes, keys: Int(replica.store.liveKeyCount), leases: replica.store.leaseCount,
             watches: hub.count, watchesCatchingUp: hub.countBehind, proposalsInFlight: 0, proposalBytesInFlight: 0)
         shared.status.change { $0 = status }
     }

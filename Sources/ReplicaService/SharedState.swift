@@ -12,7 +12,6 @@ final class SharedState: Sendable {
     let keys: Mutex<KeyTable>
     /// The `pthread_t` of the replica's thread, once it runs.
     let thread = Atomic<UInt>(0)
-    let databaseBytes = Atomic<Int>(0)
 
     init(member: MemberID, keys: KeyTable) {
         self.keys = Mutex(keys)

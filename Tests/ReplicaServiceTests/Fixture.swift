@@ -18,18 +18,23 @@ final class TemporaryDirectory: Sendable {
 enum Fixture {
     static let domain = DomainID(7)
 
-    static func open(_ directory: TemporaryDirectory, _ change: (inout ReplicaService.Options) -> Void = { _ in }) throws -> ReplicaService {
+    static func open(
+        _ directory: TemporaryDirectory, files: any FileSystem = PosixFileSystem(), _ change: (inout ReplicaService.Options) -> Void = { _ in }
+    ) throws -> ReplicaService {
         var options = ReplicaService.Options()
         options.disk.segmentBytes = 8 << 20
         options.tickMilliseconds = 20
         change(&options)
         let key = try FileKey(key: try SecretBytes(copying: Bytes(repeating: 9, count: 32)), generation: 1)
         guard let keyring = KeyringID(Bytes(repeating: 3, count: 16)) else { preconditionFailure("16 bytes are a keyring id") }
-        return try ReplicaService.open(directory: directory.path, fileKey: key, keyring: keyring, member: MemberID(1), options: options)
+        return try ReplicaService.open(directory: directory.path, fileKey: key, keyring: keyring, member: MemberID(1), options: options,
+            fileSystem: files)
     }
     /// With a domain to seal under.
-    static func started(_ directory: TemporaryDirectory, _ change: (inout ReplicaService.Options) -> Void = { _ in }) async throws -> ReplicaService {
-        let service = try open(directory, change)
+    static func started(
+        _ directory: TemporaryDirectory, files: any FileSystem = PosixFileSystem(), _ change: (inout ReplicaService.Options) -> Void = { _ in }
+    ) async throws -> ReplicaService {
+        let service = try open(directory, files: files, change)
         let kek = KeyEncryptionKeyID(Bytes(repeating: 1, count: 16), 1), dek = DataKeyID(domain, 1)
         _ = try await service.propose(.key(.createDomain(
             id: domain, name: Bytes("default".utf8), kek: KeyEncryptionKeyRecord(id: kek, domain: domain, state: .active, wrapped: [1]),

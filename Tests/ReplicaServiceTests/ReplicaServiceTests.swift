@@ -173,8 +173,8 @@ struct ReplicaServiceTests {
         _ = try await service.propose(Fixture.delete("a"))
         let results = service.sealedValues(of: [Revision(2), Revision(3), Revision(77)])
         #expect(try results[0].get() == Fixture.sealed("1"))
-        #expect(throws: ReplicaError.unavailable("revision 3 is a deletion")) { try results[1].get() }
-        #expect(throws: ReplicaError.unavailable("no record at revision 77")) { try results[2].get() }
+        #expect(throws: ReplicaError.unavailable("no value at revision 3")) { try results[1].get() }
+        #expect(throws: ReplicaError.unavailable("no value at revision 77")) { try results[2].get() }
         service.close()
     }
 
