@@ -1,4 +1,5 @@
 import Basics
+import DataDriven
 import Foundation
 import Raft
 import Testing
@@ -6,69 +7,52 @@ import Testing
 /// Runs the majority cases of etcd-io/raft: `committed cfg=(1,2) idx=(12,_)` and `vote cfg=(1,2) votes=(y,_)`.
 @Suite("The quorum decides as etcd-io/raft's does")
 struct QuorumTests {
-    struct Case: Sendable { var command: String, arguments: [String: [String]], expected: String, line: Int }
-
     static let folder = (ProcessInfo.processInfo.environment["COFFER_SHARED"] ?? "../shared") + "/data/etcd-raft/quorum/"
     static func isPresent(_ name: String) -> Bool { FileManager.default.fileExists(atPath: folder + name) }
 
-    static func cases(_ name: String) throws -> [Case] {
-        var cases: [Case] = [], command: String?, output: [String]?, start = 0
-        let lines = try String(contentsOfFile: folder + name, encoding: .utf8).components(separatedBy: "\n")
-        for (number, line) in (lines + [""]).enumerated() {
-            if output != nil, line.isEmpty {
-                if let command, let output { cases.append(parse(command, output.last ?? "", line: start)) }
-                (command, output) = (nil, nil)
-            } else if output != nil {
-                output?.append(line)
-            } else if line == "----" {
-                output = []
-            } else if !line.isEmpty, !line.hasPrefix("#") {
-                command = line
-                start = number + 1
-            }
+    private func voters(_ directive: Directive) -> [MemberID] { (directive.values("cfg") ?? []).compactMap { UInt64($0) }.map { MemberID($0) } }
+    private func expectNoDifference(_ name: String, _ execute: (Directive) throws -> String) throws {
+        var script = try Script(path: Self.folder + name), count = 0
+        let differences = try script.run { directive in
+            count += 1
+            return try execute(directive)
         }
-        return cases
-    }
-    private static func parse(_ command: String, _ expected: String, line: Int) -> Case {
-        var arguments: [String: [String]] = [:]
-        for match in command.matches(of: /(\w+)=\(([^)]*)\)/) {
-            arguments[String(match.1)] = match.2.split(separator: ",").map { $0.trimmingCharacters(in: .whitespaces) }
-        }
-        return Case(command: String(command.prefix { $0 != " " }), arguments: arguments, expected: expected, line: line)
-    }
-    private static func voters(_ arguments: [String: [String]]) -> [MemberID] {
-        (arguments["cfg"] ?? []).compactMap { UInt64($0) }.map { MemberID($0) }
+        for difference in differences { Issue.record("\(difference)") }
+        #expect(count > 10)
     }
 
     @Test("the commit index is what a majority has reached", .enabled(if: isPresent("majority_commit.txt"), "etcd-io/raft's cases are not here"))
     func commit() throws {
-        let cases = try Self.cases("majority_commit.txt")
-        #expect(cases.count > 10)
-        for one in cases {
-            let voters = Self.voters(one.arguments), indices = one.arguments["idx"] ?? []
-            let reached = Majority(voters).reached { voter in
-                voters.firstIndex(of: voter).flatMap { UInt64(indices[$0]) } ?? 0
-            }
-            let text = reached == .max ? "<empty majority quorum>∞" : String(reached)
-            #expect(text == one.expected, "line \(one.line)")
+        try expectNoDifference("majority_commit.txt") { directive in
+            var reached: [MemberID: UInt64] = [:]
+            for (voter, index) in zip(voters(directive), directive.values("idx") ?? []) { reached[voter] = UInt64(index) }
+            let majority = Majority(voters(directive)), result = majority.reached { reached[$0] ?? 0 }
+            return table(majority, reached) + (result == .max ? "∞" : String(result))
         }
+    }
+
+    /// One line per voter; the bar's length is the number of voters that are behind it.
+    private func table(_ majority: Majority, _ reached: [MemberID: UInt64]) -> String {
+        let count = majority.voters.count
+        guard count > 0 else { return "<empty majority quorum>" }
+        var text = String(repeating: " ", count: count) + "    idx\n"
+        for voter in majority.voters {
+            let index = reached[voter] ?? 0, behind = majority.voters.filter { reached[$0] ?? 0 < index }.count
+            let bar = reached[voter] == nil
+                ? "?" + String(repeating: " ", count: count)
+                : String(repeating: "x", count: behind) + ">" + String(repeating: " ", count: count - behind)
+            let number = String(index)
+            text += bar + " " + String(repeating: " ", count: max(0, 5 - number.count)) + number + "    (id=\(voter.rawValue))\n"
+        }
+        return text
     }
 
     @Test("a vote is won, lost or pending by majority", .enabled(if: isPresent("majority_vote.txt"), "etcd-io/raft's cases are not here"))
     func vote() throws {
-        let cases = try Self.cases("majority_vote.txt")
-        #expect(cases.count > 10)
-        for one in cases {
-            let voters = Self.voters(one.arguments), votes = one.arguments["votes"] ?? []
-            let result = Majority(voters).result { voter in
-                switch voters.firstIndex(of: voter).map({ votes[$0] }) {
-                case "y": true
-                case "n": false
-                default: nil
-                }
-            }
-            let text = switch result { case .pending: "VotePending"; case .won: "VoteWon"; case .lost: "VoteLost" }
-            #expect(text == one.expected, "line \(one.line)")
+        try expectNoDifference("majority_vote.txt") { directive in
+            var ballot = Ballot()
+            for (voter, vote) in zip(voters(directive), directive.values("votes") ?? []) where vote != "_" { ballot.record(voter, granted: vote == "y") }
+            return switch Majority(voters(directive)).result({ ballot[$0] }) { case .pending: "VotePending"; case .won: "VoteWon"; case .lost: "VoteLost" }
         }
     }
 

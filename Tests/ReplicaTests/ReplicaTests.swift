@@ -146,7 +146,12 @@ struct ReplicaTests {
         }
         #expect(throws: Replica.RestartError.logEndsBefore(applied: applied, last: applied - 1)) { try open { $0.entries.removeLast() } }
         #expect(throws: Replica.RestartError.logEndsBefore(applied: applied, last: 0)) { try open { $0.entries = [] } }
-        #expect(throws: Replica.RestartError.gap(at: log.entries[0].index + 1)) { try open { $0.entries.remove(at: 1); $0.entries.append(Entry(index: applied + 9, term: 9, payload: [])) } }
+        #expect(throws: Replica.RestartError.gap(at: log.entries[0].index + 1)) {
+            try open { log in
+                log.entries.remove(at: 1)
+                log.entries.append(Entry(index: applied + 9, term: 9, payload: []))
+            }
+        }
         let late = Entry(index: applied + 1, term: 9, payload: [])
         #expect(throws: Replica.RestartError.logDoesNotReach(applied: applied, first: applied + 1)) { try open { $0.entries = [late] } }
     }

@@ -84,7 +84,8 @@ struct SimulationTests {
         for number in 0..<12 {
             let key = "k\(number)", version = host.get(key)
             guard let version else { if model[key] == nil { continue } else { return false } }
-            let value: SealedValue? = if case .sealed(let value)? = host.written[version.revision] { value } else { host.records.records[version.revision]?.value }
+            let stored = host.records.records[version.revision]?.value
+            let value = if case .sealed(let value)? = host.written[version.revision] { Optional(value) } else { stored }
             guard let text = model[key], value == Fixture.sealed(text) else { return false }
         }
         return true
