@@ -13,13 +13,8 @@ struct WatchStream {
     var paused = false
     /// Events sent while the stream was paused, not yet reported as consumed: the watch is served from history meanwhile.
     var unreported: [WatchID: Int] = [:]
-    /// Manual progress requests wait for every watch to say that it is that far.
-    var progress: ProgressRound?
-
-    struct ProgressRound {
-        var waiting: Set<WatchID>
-        var revision: Int64
-    }
+    /// A manual progress request is under way; its answer serves those that come meanwhile.
+    var awaitsProgress = false
 }
 
 /// What the loop knows of a watch.
@@ -116,9 +111,7 @@ extension EtcdConnection {
                 service.barrier.service.cancel(delivery.watch)
             }
         case .progress(let revision):
-            if !finishProgress(delivery.watch, revision, on: entry.stream, builder) {
-                sendPlain(WatchResponseMessage(header: builder.header(revision), watchID: entry.clientID), on: entry.stream)
-            }
+            sendPlain(WatchResponseMessage(header: builder.header(revision), watchID: entry.clientID), on: entry.stream)
         case .cancelled(let cancellation, let revision):
             switch cancellation {
             case .requested: endWatch(delivery.watch, entry, builder.header(revision), reason: "")
@@ -138,7 +131,6 @@ extension EtcdConnection {
         message.cancelReason = reason
         message.compactRevision = compactRevision
         sendPlain(message, on: entry.stream)
-        watchStreams[entry.stream]?.progress?.waiting.remove(watch)
     }
 
     private func send(_ events: [WatchEvent], _ revision: Int64, _ entry: WatchEntry, _ builder: AnswerBuilder) throws {
@@ -196,26 +188,34 @@ extension EtcdConnection {
 
     /// "Everything up to this revision was told, by every watch of this stream": etcd answers with watch id -1.
     private func requestProgress(on stream: StreamID) {
-        guard let state = watchStreams[stream] else { return }
-        guard !state.watches.isEmpty else {
-            let status = service.barrier.status()
-            return sendPlain(WatchResponseMessage(header: service.header(revision: status.revision, term: status.term), watchID: -1), on: stream)
-        }
-        guard state.progress == nil else { return }  // The answer under way serves this request too.
-        watchStreams[stream]?.progress = .init(waiting: Set(state.watches.values), revision: .max)
-        for watch in state.watches.values.sorted() { service.barrier.service.requestProgress(watch) }
+        guard let state = watchStreams[stream], !state.awaitsProgress else { return }
+        watchStreams[stream]?.awaitsProgress = true
+        service.barrier.service.requestProgress(of: state.watches.values.sorted(), sink: ProgressSink(self, stream))
     }
 
-    /// True when the progress was asked for; the answer goes out with the last of them.
-    private func finishProgress(_ watch: WatchID, _ revision: Int64, on stream: StreamID, _ builder: AnswerBuilder) -> Bool {
-        guard watchStreams[stream]?.progress?.waiting.remove(watch) != nil, let round = watchStreams[stream]?.progress else { return false }
-        let least = min(round.revision, revision)
-        watchStreams[stream]?.progress?.revision = least
-        if round.waiting.isEmpty {
-            watchStreams[stream]?.progress = nil
-            sendPlain(WatchResponseMessage(header: builder.header(least), watchID: -1), on: stream)
+    /// Hops to the loop after all events that were delivered before it, so it is never ahead of one.
+    private final class ProgressSink: WatchSink {
+        private let connection: NIOLoopBound<EtcdConnection>
+        private let stream: StreamID
+        private let eventLoop: any EventLoop
+        init(_ connection: EtcdConnection, _ stream: StreamID) {
+            self.connection = NIOLoopBound(connection, eventLoop: connection.transport.eventLoop)
+            self.stream = stream
+            eventLoop = connection.transport.eventLoop
         }
-        return true
+        func deliver(_ deliveries: [WatchDelivery]) {
+            eventLoop.execute { [connection, stream] in
+                for delivery in deliveries { connection.value.finishProgress(delivery, on: stream) }
+            }
+        }
+    }
+
+    private func finishProgress(_ delivery: WatchDelivery, on stream: StreamID) {
+        guard case .progress(let revision) = delivery.content, watchStreams[stream]?.awaitsProgress == true else { return }
+        watchStreams[stream]?.awaitsProgress = false
+        let header = service.header(revision: revision, term: service.barrier.status().term)
+        sendPlain(WatchResponseMessage(header: header, watchID: -1), on: stream)
+        transport.flush()
     }
 
     func endWatchStream(_ stream: StreamID) {

@@ -33,6 +33,16 @@ package final class ClientConnection: ChannelInboundHandler {
         var deadline = NIODeadline.distantFuture
     }
 
+    private struct QueuedCall {
+        var headers: HPACKHeaders
+        var message: ByteBuffer
+        var token: Int
+        var receiver: any AnswerReceiver
+        var deadline: NIODeadline
+    }
+    /// Until the server's settings are there.
+    private static let streamsAssumed = 100
+
     /// Answers may be larger than requests: a Range has no bound of its own.
     package static let messageBytesMax = Int(Int32.max)
     private static let emptyAssembler = MessageAssembler(messageBytesMax: messageBytesMax)
@@ -42,6 +52,9 @@ package final class ClientConnection: ChannelInboundHandler {
     private let scheme: String
     private var context: ChannelHandlerContext?
     private var calls: [HTTP2StreamID: Call] = [:]
+    /// Unary calls beyond the server's bound on streams. They wait here, since NIOHTTP2's own queue costs time that grows with its square.
+    private var queue = CircularBuffer<QueuedCall>()
+    private var streamsMax = ClientConnection.streamsAssumed
     private var nextStream = 1
     private var wrote = false
     private var grown = false
@@ -73,10 +86,27 @@ package final class ClientConnection: ChannelInboundHandler {
 
     /// `message` is a whole gRPC frame (`MessageFraming.framed`).
     package func call(_ headers: HPACKHeaders, message: ByteBuffer, token: Int, timeout: TimeAmount? = nil, receiver: any AnswerReceiver) {
-        guard let id = begin(Call(sink: .unary(receiver, token: token, answer: nil)), headers, timeout: timeout) else {
-            return receiver.answered(token, .failure(failure ?? Self.closedStatus))
+        let queued = QueuedCall(
+            headers: headers, message: message, token: token, receiver: receiver, deadline: timeout.map { .now() + $0 } ?? .distantFuture)
+        guard calls.count < streamsMax, queue.isEmpty else {
+            guard isUsable else { return receiver.answered(token, .failure(failure ?? Self.closedStatus)) }
+            queue.append(queued)
+            if timeout != nil { scheduleSweep() }
+            return
         }
-        write(id, .data(.init(data: .byteBuffer(message), endStream: true)))
+        begin(queued)
+    }
+
+    private func begin(_ call: QueuedCall) {
+        let timeout = call.deadline == .distantFuture ? nil : call.deadline - .now()
+        guard let id = begin(Call(sink: .unary(call.receiver, token: call.token, answer: nil)), call.headers, timeout: timeout) else {
+            return call.receiver.answered(call.token, .failure(failure ?? Self.closedStatus))
+        }
+        write(id, .data(.init(data: .byteBuffer(call.message), endStream: true)))
+    }
+
+    private func beginQueued() {
+        while calls.count < streamsMax, let next = queue.popFirst() { begin(next) }
     }
 
     /// A call of many messages; `nil` (and an `ended`) when the connection is gone.
@@ -111,6 +141,7 @@ package final class ClientConnection: ChannelInboundHandler {
 
     package func close() { context?.close(promise: nil) }
 
+    private static let lateStatus = Status(.deadlineExceeded, "context deadline exceeded")
     private static let closedStatus = Status(.unavailable, "the connection is closed")
 
     private func begin(_ call: Call, _ headers: HPACKHeaders, timeout: TimeAmount?) -> HTTP2StreamID? {
@@ -152,6 +183,7 @@ package final class ClientConnection: ChannelInboundHandler {
         case .streaming(let receiver):
             receiver.ended(status)
         }
+        if !queue.isEmpty { beginQueued() }
         if goingAway, calls.isEmpty { close() }
     }
 
@@ -167,6 +199,9 @@ package final class ClientConnection: ChannelInboundHandler {
             receive(bytes, on: frame.streamID, endStream: payload.endStream)
         case .rstStream(let code):
             end(frame.streamID, Status(code == .refusedStream ? .unavailable : .internal, "the stream was reset: \(code)"))
+        case .settings(.settings(let settings)):
+            for setting in settings where setting.parameter == .maxConcurrentStreams { streamsMax = setting.value }
+            beginQueued()
         case .goAway(let last, _, _):
             goingAway = true
             for id in calls.keys.filter({ $0 > last }).sorted() { end(id, Status(.unavailable, "the server is going away")) }
@@ -279,6 +314,7 @@ package final class ClientConnection: ChannelInboundHandler {
         sweep?.cancel()
         sweep = nil
         for id in calls.keys.sorted() { end(id, failure ?? Self.closedStatus) }
+        beginQueued()  // On a connection that is gone: each hears so.
     }
 
     // MARK: Deadlines
@@ -291,7 +327,10 @@ package final class ClientConnection: ChannelInboundHandler {
     private func sweepDeadlines() {
         sweep = nil
         let now = NIODeadline.now()
-        for id in calls.filter({ $0.value.deadline <= now }).keys.sorted() { abort(id, Status(.deadlineExceeded, "context deadline exceeded")) }
-        if calls.values.contains(where: { $0.deadline != .distantFuture }) { scheduleSweep() }
+        for id in calls.filter({ $0.value.deadline <= now }).keys.sorted() { abort(id, Self.lateStatus) }
+        for call in queue where call.deadline <= now { call.receiver.answered(call.token, .failure(Self.lateStatus)) }
+        queue.removeAll { $0.deadline <= now }
+        let isWaiting = calls.values.contains { $0.deadline != .distantFuture } || queue.contains { $0.deadline != .distantFuture }
+        if isWaiting { scheduleSweep() }
     }
 }

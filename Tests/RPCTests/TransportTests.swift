@@ -1,0 +1,234 @@
+import Logging
+import NIOConcurrencyHelpers
+import NIOCore
+import NIOPosix
+import RPC
+import Testing
+
+@Suite struct TransportTests {
+    private static let group = MultiThreadedEventLoopGroup.singleton
+    private let logger = Logger(label: "test")
+
+    private func serving<R: Sendable>(
+        _ factory: EchoFactory = EchoFactory(), connectionsMax: Int = 100, _ body: (Server) async throws -> R
+    ) async throws -> R {
+        let server = try await Server.listen(
+            .init(host: "127.0.0.1", port: 0, connectionsMax: connectionsMax), group: Self.group, factory: factory, logger: logger)
+        do {
+            let result = try await body(server)
+            await server.shutdown(grace: .milliseconds(200))
+            return result
+        } catch {
+            await server.shutdown(grace: .milliseconds(200))
+            throw error
+        }
+    }
+    private func connect(_ server: Server) async throws -> Client {
+        try await Client.connect(host: "127.0.0.1", port: server.port, on: Self.group)
+    }
+    private func frame(_ bytes: ByteBuffer) -> ByteBuffer {
+        MessageFraming.framed(capacity: bytes.readableBytes, allocator: ByteBufferAllocator()) { buffer in _ = buffer.writeImmutableBuffer(bytes) }
+    }
+    private func status(_ body: () async throws -> Void) async throws -> Status {
+        do { try await body() } catch let status as Status { return status }
+        return .ok
+    }
+
+    @Test("a unary call is answered, empty or as large as a request may be", arguments: [0, 1, 20_000, 1_572_864])
+    func answersUnary(size: Int) async throws {
+        try await serving { server in
+            let client = try await connect(server)
+            let message = ByteBuffer(repeating: 42, count: size)
+            #expect(try await client.unary(path: "/echo/Unary", message: frame(message)) == message)
+            await client.close()
+        }
+    }
+
+    @Test("large messages on many streams of one connection do not wait for each other")
+    func answersInterleaved() async throws {
+        try await serving { server in
+            let client = try await connect(server)
+            try await withThrowingTaskGroup(of: Int.self) { group in
+                for _ in 0..<30 {
+                    group.addTask { try await client.unary(path: "/echo/Unary", message: frame(ByteBuffer(repeating: 1, count: 1_000_000))).readableBytes }
+                }
+                for try await size in group { #expect(size == 1_000_000) }
+            }
+            await client.close()
+        }
+    }
+
+    @Test("a larger message than may be is refused, and the connection goes on")
+    func refusesOversize() async throws {
+        try await serving { server in
+            let client = try await connect(server)
+            let refusal = try await status { _ = try await client.unary(path: "/echo/Unary", message: frame(ByteBuffer(repeating: 1, count: 3_000_000))) }
+            #expect(refusal.code == .resourceExhausted)
+            #expect(try await client.unary(path: "/echo/Unary", message: frame(ByteBuffer(string: "on"))) == ByteBuffer(string: "on"))
+            await client.close()
+        }
+    }
+
+    @Test("a compressed message is refused as unimplemented")
+    func refusesCompressed() async throws {
+        try await serving { server in
+            let client = try await connect(server)
+            let refusal = try await status { _ = try await client.unary(path: "/echo/Unary", message: ByteBuffer(bytes: [1, 0, 0, 0, 0])) }
+            #expect(refusal.code == .unimplemented)
+            await client.close()
+        }
+    }
+
+    @Test("a message cut short, none, or two in a unary call are errors", arguments: [[0, 0, 0, 0, 9, 1], [], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] as [[UInt8]])
+    func refusesBadFraming(bytes: [UInt8]) async throws {
+        try await serving { server in
+            let client = try await connect(server)
+            let refusal = try await status { _ = try await client.unary(path: "/echo/Unary", message: ByteBuffer(bytes: bytes)) }
+            #expect(refusal.code == .internal || refusal.code == .unimplemented)
+            await client.close()
+        }
+    }
+
+    @Test("an unknown method is unimplemented")
+    func refusesUnknown() async throws {
+        try await serving { server in
+            let client = try await connect(server)
+            let refusal = try await status { _ = try await client.unary(path: "/nobody/Knows", message: frame(ByteBuffer())) }
+            #expect(refusal == Status(.unimplemented, "unknown method /nobody/Knows"))
+            await client.close()
+        }
+    }
+
+    @Test("an error's text survives the header, whatever is in it")
+    func carriesText() async throws {
+        try await serving { server in
+            let client = try await connect(server)
+            let failure = try await status { _ = try await client.unary(path: "/echo/Fail", message: frame(ByteBuffer())) }
+            #expect(failure == Status(.notFound, "nöt found: 100%"))
+            await client.close()
+        }
+    }
+
+    @Test("a deadline ends a call that nobody answers, and the service hears of it")
+    func endsLateCalls() async throws {
+        let resets = NIOLockedValueBox(0)
+        try await serving(EchoFactory(resets: { resets.withLockedValue { $0 += 1 } })) { server in
+            let client = try await connect(server)
+            let late = try await status { _ = try await client.unary(path: "/echo/Never", metadata: [("grpc-timeout", "80m")], message: frame(ByteBuffer())) }
+            #expect(late.code == .deadlineExceeded)
+            #expect(resets.withLockedValue { $0 } == 1)
+            await client.close()
+        }
+    }
+
+    @Test("a malformed deadline is refused")
+    func refusesBadDeadline() async throws {
+        try await serving { server in
+            let client = try await connect(server)
+            let refusal = try await status { _ = try await client.unary(path: "/echo/Unary", metadata: [("grpc-timeout", "soon")], message: frame(ByteBuffer())) }
+            #expect(refusal.code == .internal)
+            await client.close()
+        }
+    }
+
+    @Test("a streaming call goes both ways until the client half-closes")
+    func streams() async throws {
+        try await serving { server in
+            let client = try await connect(server)
+            let stream = try await client.stream(path: "/echo/Stream")
+            stream.send(frame(ByteBuffer(string: "one")))
+            var messages = stream.messages.makeAsyncIterator()
+            #expect(try await messages.next() == ByteBuffer(string: "one"))
+            stream.send(frame(ByteBuffer(repeating: 3, count: 1_000_000)))
+            #expect(try await messages.next()?.readableBytes == 1_000_000)
+            stream.halfClose()
+            #expect(try await messages.next() == nil)
+            await client.close()
+        }
+    }
+
+    @Test("a streaming call that sends without end is paused, and goes on as the client reads")
+    func pausesFloods() async throws {
+        let pauses = NIOLockedValueBox(0)
+        try await serving(EchoFactory(pauses: { writable in if !writable { pauses.withLockedValue { $0 += 1 } } })) { server in
+            let client = try await connect(server)
+            let stream = try await client.stream(path: "/echo/Flood")
+            stream.send(frame(ByteBuffer(string: "go")))
+            var received = 0
+            for try await message in stream.messages {
+                received += message.readableBytes
+                if received > 1_000_000 { break }
+            }
+            #expect(pauses.withLockedValue { $0 } == 1)
+            stream.cancel()
+            await client.close()
+        }
+    }
+
+    @Test("a burst of ten thousand calls on one connection, far beyond its streams, is answered whole")
+    func answersBursts() async throws {
+        try await serving { server in
+            let client = try await connect(server)
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                for call in 0..<10_000 {
+                    group.addTask {
+                        let message = ByteBuffer(string: "\(call)")
+                        let answer = try await client.unary(path: "/echo/Unary", message: frame(message))
+                        #expect(answer == message)
+                    }
+                }
+                try await group.waitForAll()
+            }
+            await client.close()
+        }
+    }
+
+    @Test("connections beyond the bound are closed")
+    func boundsConnections() async throws {
+        try await serving(connectionsMax: 1) { server in
+            let first = try await connect(server)
+            #expect(try await first.unary(path: "/echo/Unary", message: frame(ByteBuffer())) == ByteBuffer())
+            let refused = try await status {
+                do {
+                    let second = try await connect(server)
+                    _ = try await second.unary(path: "/echo/Unary", message: frame(ByteBuffer()))
+                } catch let status as Status { throw status } catch { throw Status(.unavailable, "\(error)") }
+            }
+            #expect(refused.code == .unavailable)
+            #expect(try await first.unary(path: "/echo/Unary", message: frame(ByteBuffer())) == ByteBuffer())
+            await first.close()
+        }
+    }
+
+    @Test("shutdown lets a call in flight end, ends streams, and closes")
+    func drains() async throws {
+        let server = try await Server.listen(.init(host: "127.0.0.1", port: 0), group: Self.group, factory: EchoFactory(), logger: logger)
+        let client = try await connect(server)
+        let stream = try await client.stream(path: "/echo/Stream")
+        stream.send(frame(ByteBuffer(string: "here")))
+        var messages = stream.messages.makeAsyncIterator()
+        #expect(try await messages.next() == ByteBuffer(string: "here"))
+        await server.shutdown(grace: .seconds(5))
+        await #expect(throws: Status(.unavailable, "etcdserver: server stopped")) { try await messages.next() }
+        #expect(server.connectionCount == 0)
+        await client.close()
+    }
+
+    @Test("bytes that are no HTTP/2 close the connection, and the server goes on", arguments: 0..<24)
+    func survivesGarbage(seed: Int) async throws {
+        try await serving { server in
+            var generator = SystemRandomNumberGenerator()
+            var bytes = ByteBuffer()
+            // Some begin like a client does, so that the frame parser sees the garbage.
+            if seed % 2 == 0 { bytes.writeString("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"); bytes.writeBytes([0, 0, 0, 4, 0, 0, 0, 0, 0]) }
+            if seed % 4 == 0 { bytes.writeBytes([0, 0, 40, UInt8(seed / 4), 5, 0, 0, 0, 1]) }
+            bytes.writeBytes((0..<2_000).map { _ in UInt8.random(in: 0...255, using: &generator) })
+            let channel = try await ClientBootstrap(group: Self.group).connect(host: "127.0.0.1", port: server.port).get()
+            try? await channel.writeAndFlush(bytes)
+            try? await channel.close()
+            let client = try await connect(server)
+            #expect(try await client.unary(path: "/echo/Unary", message: frame(ByteBuffer(string: "alive"))) == ByteBuffer(string: "alive"))
+            await client.close()
+        }
+    }
+}
