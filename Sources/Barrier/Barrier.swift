@@ -16,19 +16,17 @@ import Synchronization
 /// Leaves to others: who may do what (above), durability and order (below).
 package final class Barrier: Sendable {
     package let service: ReplicaService
-    package let keyring: Keyring
+    package var keyring: Keyring { directory.keyring }
     let domains: KeyDomains
-    /// What seals and opens beyond the keyring: closed last.
-    let closing: @Sendable () async -> Void
+    let directory: DataDirectory
 
     /// Attempts to seal or compare again before a request fails with "try again".
     static let attemptsMax = 8
 
-    init(service: ReplicaService, keyring: Keyring, now: @escaping @Sendable () -> UInt64, closing: @escaping @Sendable () async -> Void) {
+    init(service: ReplicaService, directory: DataDirectory, now: @escaping @Sendable () -> UInt64) {
         self.service = service
-        self.keyring = keyring
-        self.closing = closing
-        domains = KeyDomains(keyring: keyring, now: now)
+        self.directory = directory
+        domains = KeyDomains(keyring: directory.keyring, now: now)
     }
 
     /// Opens the keys of the replicated table. Once, before the first request.
@@ -36,11 +34,6 @@ package final class Barrier: Sendable {
         _ = try await ask(.readIndex)
         try follow()
         _ = try await dataKey(of: .plain)
-    }
-
-    package func close() async {
-        await closing()
-        keyring.forgetAll()
     }
 
     package func status() -> ReplicaStatus { service.status() }
@@ -140,12 +133,15 @@ package final class Barrier: Sendable {
 
     package func session(sink: any EtcdSink) -> EtcdSession { EtcdSession(barrier: self, sink: sink) }
 
-    /// One request, one answer. `holding` runs while what the answer names cannot be compacted away.
-    func ask(_ request: Submission.Request) async throws(EtcdFailure) -> AnswerBody {
-        let result: Result<AnswerBody, ReplicaError> = await withCheckedContinuation { continuation in
-            service.submit([Submission(ticket: 0, sink: OneAnswer(continuation), request: request)])
+    /// One request, one answer.
+    func ask(_ request: Submission.Request) async throws(EtcdFailure) -> AnswerBody { try await holding(request).body }
+
+    /// The same; what the answer names stays readable while `pin` is held.
+    func holding(_ request: Submission.Request) async throws(EtcdFailure) -> (body: AnswerBody, pin: ReadPin) {
+        let (result, pin): (Result<AnswerBody, ReplicaError>, ReadPin) = await withCheckedContinuation { continuation in
+            service.submit([Submission(ticket: 0, sink: OneAnswer(continuation, service), request: request)])
         }
-        return try result.mapError(EtcdFailure.init).get()
+        return (try result.mapError(EtcdFailure.init).get(), pin)
     }
     func propose(_ command: Command) async throws(EtcdFailure) -> (result: CommandResult, revision: Int64) {
         guard case .command(let result, let revision) = try await ask(.propose(command)) else { throw .unavailable("an answer of another kind") }
@@ -164,11 +160,15 @@ package final class Barrier: Sendable {
     }
 
     private final class OneAnswer: AnswerSink {
-        private let continuation: CheckedContinuation<Result<AnswerBody, ReplicaError>, Never>
-        init(_ continuation: CheckedContinuation<Result<AnswerBody, ReplicaError>, Never>) { self.continuation = continuation }
+        private let continuation: CheckedContinuation<(Result<AnswerBody, ReplicaError>, ReadPin), Never>
+        private let service: ReplicaService
+        init(_ continuation: CheckedContinuation<(Result<AnswerBody, ReplicaError>, ReadPin), Never>, _ service: ReplicaService) {
+            self.continuation = continuation
+            self.service = service
+        }
         func deliver(_ answers: [Answer]) {
             precondition(answers.count == 1)
-            continuation.resume(returning: answers[0].result)
+            continuation.resume(returning: (answers[0].result, service.pin()))
         }
     }
 }

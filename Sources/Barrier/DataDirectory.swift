@@ -210,7 +210,7 @@ enum SmallFile {
 
     /// `nil` when it is not there.
     static func read(_ path: String, bytesMax: Int) throws -> Bytes? {
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+        let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
         if descriptor < 0 {
             if errno == ENOENT { return nil }
             throw DataDirectoryError.file(path, operation: "open", code: errno)
@@ -222,7 +222,7 @@ enum SmallFile {
     }
     /// Straight into memory that wipes itself.
     static func readSecret(_ path: String, bytesMax: Int) throws -> SecretBytes {
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+        let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { throw DataDirectoryError.file(path, operation: "open", code: errno) }
         defer { close(descriptor) }
         return try unsafe SecretBytes(capacity: bytesMax) { try unsafe fill($0, from: descriptor, path) }
@@ -245,10 +245,10 @@ enum SmallFile {
     /// Synced under another name, then linked to `path`, which must not exist; then the folder is synced.
     static func write(_ bytes: UnsafeRawBufferPointer, to path: String, mode: mode_t) throws {
         let temporary = path + temporarySuffix
-        unlink(temporary)
-        let descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode)
+        unsafe unlink(temporary)
+        let descriptor = unsafe open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode)
         guard descriptor >= 0 else { throw DataDirectoryError.file(temporary, operation: "create", code: errno) }
-        defer { unlink(temporary) }
+        defer { unsafe unlink(temporary) }
         var offset = 0
         while offset < bytes.count {
             let written = unsafe Glibc.write(descriptor, bytes.baseAddress! + offset, bytes.count - offset)
@@ -257,7 +257,7 @@ enum SmallFile {
             offset += written
         }
         guard fsync(descriptor) == 0, close(descriptor) == 0 else { throw DataDirectoryError.file(temporary, operation: "sync", code: errno) }
-        guard link(temporary, path) == 0 else { throw DataDirectoryError.file(path, operation: "create", code: errno) }
+        guard unsafe link(temporary, path) == 0 else { throw DataDirectoryError.file(path, operation: "create", code: errno) }
         let folder = path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."
         do { try PosixFileSystem().synchronizeDirectory(folder.isEmpty ? "/" : folder) } catch {
             throw DataDirectoryError.storage("\(folder): \(error)")

@@ -95,7 +95,7 @@ package struct EtcdAnswer: Sendable {
     package init(ticket: UInt64, result: Result<AnswerBody, EtcdFailure>) { self.ticket = ticket; self.result = result }
 }
 
-package enum EtcdFailure: Error, Hashable, Sendable {
+package enum EtcdFailure: Error, Equatable, Sendable {
     case refused(CommandRefusal)
     case unreadable(UnreadableValue)
     case overloaded, outcomeUnknown

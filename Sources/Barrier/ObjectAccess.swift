@@ -1,6 +1,7 @@
 package import Basics
 import MVCC
 import ReplicaService
+import Sealing
 package import SecretMemory
 
 // The Barrier as Coffer's own objects use it: the object keyspace, async, plaintext.
@@ -14,7 +15,9 @@ extension Barrier: KeyValue {
         var request = RangeRequest(Keyspace.object.stored(range))
         request.limit = Int64(limit)
         request.revision = revision
-        guard case .range(let result, let current) = try await asked(.range(request, linearizable: true)) else { throw .unavailable("no range") }
+        let (body, pin) = try await asked(.range(request, linearizable: true))
+        defer { pin.release() }
+        guard case .range(let result, let current) = body else { throw .unavailable("no range") }
         return Listing(entries: result.versions.map(entry), more: result.more, count: result.count, revision: revision == 0 ? current : revision)
     }
 
@@ -40,7 +43,7 @@ extension Barrier: KeyValue {
     }
 
     package func currentRevision() async throws(BarrierError) -> Int64 {
-        guard case .read(let revision) = try await asked(.readIndex) else { throw .unavailable("no revision") }
+        guard case .read(let revision) = try await asked(.readIndex).body else { throw .unavailable("no revision") }
         return revision
     }
 
@@ -63,15 +66,16 @@ extension Barrier: KeyValue {
         throw .preconditionFailed(current: present.versions.first?.revision.main ?? 0)
     }
 
-    private func asked(_ request: Submission.Request) async throws(BarrierError) -> AnswerBody {
-        do { return try await ask(request) } catch { throw BarrierError(error) }
+    private func asked(_ request: Submission.Request) async throws(BarrierError) -> (body: AnswerBody, pin: ReadPin) {
+        do { return try await holding(request) } catch { throw BarrierError(error) }
     }
 
     /// The entry with its value, or why it cannot be opened.
     func entry(_ version: KeyVersion) -> Entry { entry(version, value: nil) }
     private func entry(_ version: KeyVersion, value: SealedValue?) -> Entry {
         let opened = Result<SecretValue, UnreadableValue> { () throws(UnreadableValue) -> SecretValue in
-            try value.map { value throws(UnreadableValue) in try plaintext(of: value, storedKey: version.key) } ?? plaintext(of: version)
+            guard let value else { return try plaintext(of: version) }
+            return try plaintext(of: value, storedKey: version.key)
         }
         return Entry(
             key: Bytes(Keyspace.name(version.key)), createRevision: version.createRevision, modificationRevision: version.revision.main,
@@ -84,13 +88,14 @@ extension Barrier: KeyValue {
         var options = WatchOptions()
         options.startRevision = revision == 0 ? 0 : revision + 1
         options.progressIntervalMilliseconds = 2_000
-        let (deliveries, continuation) = AsyncStream.makeStream(of: WatchDelivery.self)
-        let sink = StreamSink(continuation)
+        let (deliveries, continuation) = AsyncStream.makeStream(of: (WatchDelivery, ReadPin).self)
+        let sink = StreamSink(continuation, service)
         let id = service.watch(Keyspace.object.stored(range), options: options, sink: sink)
         return AsyncThrowingStream(bufferingPolicy: .bufferingOldest(Limits.watcherEventsMax)) { output in
             let pump = Task {
                 defer { service.cancel(id) }
-                for await delivery in deliveries {
+                for await (delivery, pin) in deliveries {
+                    defer { pin.release() }
                     let batch: EventBatch
                     switch delivery.content {
                     case .created(let revision), .progress(let revision): batch = EventBatch(revision: revision, events: [])
@@ -122,12 +127,17 @@ extension Barrier: KeyValue {
         }
     }
 
+    /// A pin goes along with each delivery, so that what it names is still there when it is opened.
     private final class StreamSink: WatchSink {
-        private let continuation: AsyncStream<WatchDelivery>.Continuation
-        init(_ continuation: AsyncStream<WatchDelivery>.Continuation) { self.continuation = continuation }
+        private let continuation: AsyncStream<(WatchDelivery, ReadPin)>.Continuation
+        private let service: ReplicaService
+        init(_ continuation: AsyncStream<(WatchDelivery, ReadPin)>.Continuation, _ service: ReplicaService) {
+            self.continuation = continuation
+            self.service = service
+        }
         func deliver(_ deliveries: [WatchDelivery]) {
             for delivery in deliveries {
-                continuation.yield(delivery)
+                continuation.yield((delivery, service.pin()))
                 if case .cancelled = delivery.content { continuation.finish() }
             }
         }

@@ -1,6 +1,6 @@
-package import Basics
+import Basics
 package import MVCC
-import ReplicaService
+package import ReplicaService
 import SecretMemory
 
 // Compares by VALUE. The Replica opens nothing, so they are answered here, above it:
@@ -16,9 +16,12 @@ extension Barrier {
     /// else every key in it must.
     package func transaction(_ transaction: EtcdTransaction) async throws(EtcdFailure) -> AnswerBody {
         for _ in 0..<Self.attemptsMax {
-            var compared: [KeyRange: [KeyVersion]] = [:], guards: [Guard] = []
+            var compared: [KeyRange: [KeyVersion]] = [:], guards: [Guard] = [], pins: [ReadPin] = []
+            defer { pins.forEach { $0.release() } }
             for range in transaction.comparedRanges where compared[range] == nil { // (1)
-                guard case .range(let result, _) = try await ask(.range(RangeRequest(range), linearizable: true)) else { throw .unavailable("no range") }
+                let (body, pin) = try await holding(.range(RangeRequest(range), linearizable: true))
+                pins.append(pin)
+                guard case .range(let result, _) = body else { throw .unavailable("no range") }
                 compared[range] = result.versions
                 guards.append(Guard(range, count: result.count, modificationRevisionMax: result.versions.map(\.revision.main).max() ?? 0))
             }
