@@ -32,6 +32,7 @@ package struct Directive: Sendable {
 
 package struct ScriptError: Error, CustomStringConvertible {
     package var description: String
+    package init(description: String) { self.description = description }
 }
 
 /// A file of directives. `REWRITE=1` in the environment writes the answers back as the new expectations.
@@ -90,9 +91,10 @@ package struct Script {
         package var description: String { "\(path):\(line)\nexpected:\n\(expected)\nactual:\n\(actual)" }
     }
 
+    package static var rewritesAsked: Bool { ProcessInfo.processInfo.environment["REWRITE"] == "1" }
+
     /// Carries out every directive; answers the differences (none when rewriting).
-    package mutating func run(_ execute: (Directive) throws -> String) throws -> [Difference] {
-        let rewrites = ProcessInfo.processInfo.environment["REWRITE"] == "1"
+    package mutating func run(rewrites: Bool = Script.rewritesAsked, _ execute: (Directive) throws -> String) throws -> [Difference] {
         var differences: [Difference] = [], text: [String] = []
         for part in parts {
             switch part {
@@ -112,6 +114,9 @@ package struct Script {
         if rewrites { try (text.joined(separator: "\n") + "\n").write(toFile: path, atomically: true, encoding: .utf8) }
         return differences
     }
+
+    /// One line by itself, such as a line of another directive's input.
+    package static func directive(_ line: String) throws -> Directive { try Directive(parsing: line, number: 1, path: line) }
 
     /// The scripts (`*.txt`) of a folder, by name.
     package static func paths(in folder: String) throws -> [String] {

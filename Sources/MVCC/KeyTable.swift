@@ -36,6 +36,8 @@ package struct KeyTable: Sendable {
     private var domainNames: [Bytes: DomainID] = [:]
     private var keyEncryptionKeyRecords: [KeyEncryptionKeyID: KeyEncryptionKeyRecord] = [:]
 
+    package init() {}
+
     // MARK: Reading. Lists are sorted by id, so that hash order shows nowhere.
 
     package var domains: [DomainRecord] { domainRecords.values.sorted { $0.id < $1.id } }

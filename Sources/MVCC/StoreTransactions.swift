@@ -15,6 +15,7 @@ extension Store {
             try checkPuts(transaction, path, &position, &plan)  // (3)
             position = 0
             try checkRanges(transaction, path, &position, &plan)
+            if plan.putsDeletedKey { throw .keyNotFound }
             position = 0
             var puts = plan.puts[...]
             return .success(.operation(execute(transaction, path, &position, &puts, &applied)))  // (4)
@@ -61,11 +62,12 @@ extension Store {
         var puts: [CheckedPut] = []
         /// Ranges deleted on the path so far.
         var deleted: [KeyRange] = []
-        var writes = false
+        /// A put wants the previous value or lease of a key that is deleted before it on the path.
+        var putsDeletedKey = false
     }
 
-    /// A put of a deleted key that wants the previous value or lease is refused here. (In etcd it passes the check, since only the state
-    /// before is looked at, and then brings the server down; it takes a delete "from key on", which the duplicate rule does not see.)
+    /// A put of a deleted key that wants the previous value or lease is refused, after all other checks. (In etcd it passes them, since only
+    /// the state before is looked at, and then brings the server down; it takes a delete "from key on", which the duplicate rule does not see.)
     private func checkPuts(_ transaction: Transaction, _ path: [Bool], _ position: inout Int, _ plan: inout Plan) throws(CommandRefusal) {
         let branch = path[position] ? transaction.success : transaction.failure
         position += 1
@@ -74,7 +76,7 @@ extension Store {
             case .range: break
             case .put(let put):
                 let checked = try check(put).get()
-                if put.value == .unchanged || put.keepsLease, plan.deleted.contains(where: { $0.contains(put.key) }) { throw .keyNotFound }
+                if put.value == .unchanged || put.keepsLease, plan.deleted.contains(where: { $0.contains(put.key) }) { plan.putsDeletedKey = true }
                 plan.puts.append(checked)
             case .deleteRange(let request): plan.deleted.append(request.range)
             case .transaction(let nested): try checkPuts(nested, path, &position, &plan)

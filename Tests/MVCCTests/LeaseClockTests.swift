@@ -35,7 +35,11 @@ struct LeaseClockTests {
         for id in 1...100 as ClosedRange<Int64> { clock.granted(id, seconds: 101 - id, at: 0) }
         for id in 1...50 as ClosedRange<Int64> { _ = clock.renewed(id, at: 10_000) }
         var ended: [Int64] = []
-        for second in 1...120 as ClosedRange<Int64> { ended += clock.expired(at: second * 1_000) }
+        for second in 1...120 as ClosedRange<Int64> {
+            let now = clock.expired(at: second * 1_000)
+            for id in now { clock.revoked(id) }
+            ended += now
+        }
         let expected = (1...100 as ClosedRange<Int64>).sorted { a, b in
             func deadline(_ id: Int64) -> Int64 { 101 - id + (id <= 50 ? 10 : 0) }
             return (deadline(a), a) < (deadline(b), b)
