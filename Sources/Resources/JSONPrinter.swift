@@ -140,23 +140,42 @@ struct JSONPrinter {
         return value.description
     }
 
-    private mutating func quoted(_ text: some Sequence<UInt8>) {
+    private mutating func quoted(_ text: some Collection<UInt8>) {
         sink.write(UInt8(ascii: "\""))
-        for byte in text {
+        var index = text.startIndex
+        while index != text.endIndex {
+            let byte = text[index]
+            text.formIndex(after: &index)
             switch byte {
             case UInt8(ascii: "\""): sink.write("\\\"")
             case UInt8(ascii: "\\"): sink.write("\\\\")
             case 0x0a: sink.write("\\n")
             case 0x0d: sink.write("\\r")
             case 0x09: sink.write("\\t")
-            case 0..<0x20, 0x7f:
-                sink.write("\\u00")
-                sink.write(Self.hex[Int(byte >> 4)])
-                sink.write(Self.hex[Int(byte & 15)])
+            case 0..<0x20, 0x7f: escaped(UInt16(byte))
+            case 0xc2, 0xe2, 0xef: multibyte(byte, text, &index)
             default: sink.write(byte)
             }
         }
         sink.write(UInt8(ascii: "\""))
+    }
+
+    /// Escapes what YAML takes for a line break or refuses (U+0080…9F, U+2028, U+2029, U+FEFF), so that a quoted string is the same in both.
+    private mutating func multibyte<Text: Collection<UInt8>>(_ first: UInt8, _ text: Text, _ index: inout Text.Index) {
+        let next = Array(text[index...].prefix(2))
+        switch (first, next.first, next.count > 1 ? next[1] : 0) {
+        case (0xc2, let second?, _) where second < 0xa0:
+            escaped(UInt16(second))
+            text.formIndex(after: &index)
+        case (0xe2, 0x80, 0xa8), (0xe2, 0x80, 0xa9), (0xef, 0xbb, 0xbf):
+            escaped(first == 0xef ? 0xfeff : next[1] == 0xa8 ? 0x2028 : 0x2029)
+            text.formIndex(&index, offsetBy: 2)
+        default: sink.write(first)
+        }
+    }
+    private mutating func escaped(_ unit: UInt16) {
+        sink.write("\\u")
+        for shift in [12, 8, 4, 0] { sink.write(Self.hex[Int(unit >> UInt16(shift)) & 15]) }
     }
     private static let hex = Bytes("0123456789abcdef".utf8)
 }

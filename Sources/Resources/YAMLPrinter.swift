@@ -121,7 +121,7 @@ enum YAMLStyle: Equatable {
         if text.isEmpty || YAMLScalar.plain(text).stringValue == nil { return .doubleQuoted }
         if ["y", "Y", "n", "N", "=", "<<"].contains(text) || looksLikeDate(text) { return .doubleQuoted }
         let bytes = Array(text.utf8)
-        if bytes.contains(where: { ($0 < 0x20 && $0 != 0x0a) || $0 == 0x7f }) || text.unicodeScalars.contains(where: { $0.value == 0xfeff || (0x80...0x9f).contains($0.value) }) {
+        if bytes.contains(where: { ($0 < 0x20 && $0 != 0x0a) || $0 == 0x7f }) || text.unicodeScalars.contains(where: { (0x80...0x9f).contains($0.value) || [0x2028, 0x2029, 0xfeff].contains($0.value) }) {
             return .doubleQuoted
         }
         if bytes.contains(0x0a) {
