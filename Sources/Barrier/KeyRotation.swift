@@ -187,7 +187,9 @@ package actor KeyRotation {
         guard let active = domain.activeKeyEncryptionKey else { return }
         for key in barrier.service.keyTable().dataKeys where key.id.domain == domain.id && key.state != .destroyed && key.wrappedBy != active {
             try Task.checkCancellation()
-            do { _ = try await barrier.propose(try barrier.domains.rewrap(key, to: active)) } catch EtcdFailure.refused(.conflict) {
+            let command = try barrier.domains.rewrap(key, to: active)
+            do { _ = try await barrier.propose(command) } catch {
+                guard case .refused(.conflict) = error else { throw error }
                 isAskedAgain = true
             }
         }
@@ -207,16 +209,23 @@ package actor KeyRotation {
             while !rest.isEmpty {
                 let (batch, bytes) = try takeBatch(&rest, under: key, &failures)
                 if batch.isEmpty { continue }
-                do {
-                    if case (.resealed(let count), _) = try await barrier.propose(.reseal(batch)) { state.resealed += Int64(count) }
-                } catch EtcdFailure.refused(.staleKey) {
-                    // The domain was rotated again: its values go under the newest generation, in another pass.
-                    isAskedAgain = true
-                    return false
-                }
+                guard let resealed = try await reseal(batch) else { return false }
+                state.resealed += Int64(resealed)
                 try await Task.sleep(for: .milliseconds(max(pace.pauseMilliseconds, bytes * 1_000 / max(1, pace.bytesPerSecondMax))))
             }
         }
+    }
+
+    /// How many were replaced; `nil` if the domain was rotated again: its values go under the newest generation, in another pass.
+    private func reseal(_ batch: [Reseal]) async throws(EtcdFailure) -> Int? {
+        let answer: (result: CommandResult, revision: Int64)
+        do { answer = try await barrier.propose(.reseal(batch)) } catch {
+            guard case .refused(.staleKey) = error else { throw error }
+            isAskedAgain = true
+            return nil
+        }
+        guard case .resealed(let count) = answer.result else { throw .unavailable("an answer of another kind") }
+        return count
     }
 
     /// Values sealed again under their domain's active key, as many as one batch may have.
@@ -239,12 +248,11 @@ package actor KeyRotation {
     }
 
     private func retire(_ command: KeyCommand) async throws {
-        do {
-            _ = try await barrier.propose(.key(command))
-            try barrier.follow()
-        } catch EtcdFailure.refused(.keyInUse) {
+        do { _ = try await barrier.propose(.key(command)) } catch {
+            guard case .refused(.keyInUse) = error else { throw error }
             isAskedAgain = true
         }
+        try barrier.follow()
     }
 }
 

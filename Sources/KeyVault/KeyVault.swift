@@ -1,5 +1,4 @@
 package import Barrier
-package import Basics
 import Sealing
 
 /// The key-management module: named keys that wrap for others, and the rotation of the keys that everything here is sealed under.
