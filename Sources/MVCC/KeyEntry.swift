@@ -143,6 +143,18 @@ func compareBytes(_ a: UnsafeRawPointer, _ aCount: Int, _ b: UnsafeRawPointer, _
     return aCount - bCount
 }
 
+/// `a` < `b`, much faster than `lexicographicallyPrecedes` for long keys.
+@inline(__always)
+func precedes(_ a: Bytes, _ b: Bytes) -> Bool {
+    a.withUnsafeBytes { a in
+        b.withUnsafeBytes { b in
+            guard let bBase = b.baseAddress else { return false }
+            guard let aBase = a.baseAddress else { return b.count > 0 }
+            return compareBytes(aBase, a.count, bBase, b.count) < 0
+        }
+    }
+}
+
 @inline(__always)
 func commonPrefixCount(_ a: UnsafeRawPointer, _ aCount: Int, _ b: UnsafeRawPointer, _ bCount: Int) -> Int {
     let common = min(aCount, bCount)

@@ -32,6 +32,8 @@ package struct KeyTable: Sendable {
     private var dataKeySlots: [Slot] = [Slot(id: DataKeyID(DomainID(0), 0))]
     private var dataKeyNumbers: [DataKeyID: UInt32] = [:]
     private var dirty: [UInt32] = []
+    /// The number counted last, most likely the next one asked for.
+    private var recent: UInt32 = 0
     private var domainRecords: [DomainID: DomainRecord] = [:]
     private var domainNames: [Bytes: DomainID] = [:]
     private var keyEncryptionKeyRecords: [KeyEncryptionKeyID: KeyEncryptionKeyRecord] = [:]
@@ -62,7 +64,8 @@ package struct KeyTable: Sendable {
 
     /// The number of a key that new ciphertext may be sealed under.
     func activeNumber(of id: DataKeyID) -> Result<UInt32, CommandRefusal> {
-        guard let number = dataKeyNumbers[id], let state = dataKeySlots[Int(number)].record?.state else { return .failure(.unknownKey) }
+        let known = dataKeySlots[Int(recent)].id == id ? recent : dataKeyNumbers[id]
+        guard let number = known, let state = dataKeySlots[Int(number)].record?.state else { return .failure(.unknownKey) }
         return state == .active ? .success(number) : .failure(.staleKey(id))
     }
     func isActive(_ number: UInt32) -> Bool { dataKeySlots[Int(number)].record?.state == .active }
@@ -78,6 +81,7 @@ package struct KeyTable: Sendable {
 
     mutating func count(_ change: Int64, of number: UInt32) {
         if number == 0 { return }
+        recent = number
         dataKeySlots[Int(number)].ciphertexts += change
         if !dataKeySlots[Int(number)].isDirty {
             dataKeySlots[Int(number)].isDirty = true

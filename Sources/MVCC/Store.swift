@@ -122,7 +122,7 @@ package struct Store: ~Copyable, Sendable {
         }
         let written = KeyVersion(key: put.key, revision: next, createRevision: cell.create, version: cell.version, lease: lease)
         let value: Record.Value
-        var event = WatchEvent(kind: .put, version: written, previous: watchPrevious(entry, latest))
+        var event = WatchEvent(kind: .put, version: written, previous: watchPrevious(entry, put.key, latest))
         switch put.value {
         case .sealed(let sealed):
             value = .sealed(sealed)
@@ -140,13 +140,13 @@ package struct Store: ~Copyable, Sendable {
         let lease = leaseNames[latest.lease]
         if lease != 0 { leases.detach(key, from: lease) }
         let deleted = KeyVersion(key: key, revision: next, createRevision: 0, version: 0, lease: 0)
-        record(Record(version: deleted, value: .tombstone), WatchEvent(kind: .delete, version: deleted, previous: watchPrevious(entry, latest)), &applied)
+        record(Record(version: deleted, value: .tombstone), WatchEvent(kind: .delete, version: deleted, previous: watchPrevious(entry, key, latest)), &applied)
     }
 
     /// etcd's `prev_kv` of an event is the version before the whole transaction, not before the change.
-    private func watchPrevious(_ entry: KeyEntry, _ latest: VersionCell) -> KeyVersion? {
-        if latest.main == next.main { return index.cell(of: entry, at: revision).map { version(entry.key, $0) } }
-        return latest.isTombstone ? nil : version(entry.key, latest)
+    private func watchPrevious(_ entry: KeyEntry, _ key: Bytes, _ latest: VersionCell) -> KeyVersion? {
+        if latest.main == next.main { return index.cell(of: entry, at: revision).map { version(key, $0) } }
+        return latest.isTombstone ? nil : version(key, latest)
     }
 
     private mutating func record(_ record: Record, _ event: WatchEvent, _ applied: inout Applied) {
@@ -156,7 +156,7 @@ package struct Store: ~Copyable, Sendable {
         changes += 1
     }
 
-    func mix(_ record: Record, into hash: inout StateHash) {
+    private mutating func mix(_ record: Record) {
         let version = record.version
         hash.mix(version.revision.main)
         hash.mix(Int64(version.revision.sub))
@@ -172,11 +172,6 @@ package struct Store: ~Copyable, Sendable {
             hash.mix(Int64(revision.sub))
         case .tombstone: hash.mix(2 as UInt64)
         }
-    }
-    mutating func mix(_ record: Record) {
-        var hash = self.hash
-        mix(record, into: &hash)
-        self.hash = hash
     }
     private mutating func mix(_ tables: ArraySlice<TableWrite>) {
         for row in tables {

@@ -37,7 +37,7 @@ package struct WatchMatcher: Sendable {
         ranges[id] = range
         guard let end = range.end else { return single[range.key, default: []].append(id) }
         let high = range.isFromKey ? nil : end
-        if let high, !range.key.lexicographicallyPrecedes(high) { return }
+        if let high, !precedes(range.key, high) { return }
         root = insert(id, range.key, high, at: root)
     }
 
@@ -49,7 +49,7 @@ package struct WatchMatcher: Sendable {
             return
         }
         let high = range.isFromKey ? nil : end
-        if let high, !range.key.lexicographicallyPrecedes(high) { return }
+        if let high, !precedes(range.key, high) { return }
         root = remove(id, range.key, high, at: root)
     }
 
@@ -65,34 +65,34 @@ package struct WatchMatcher: Sendable {
         var slot = slot
         while slot >= 0 {
             // Nothing below ends after the key.
-            if let greatest = nodes[slot].greatest, !key.lexicographicallyPrecedes(greatest) { return }
+            if let greatest = nodes[slot].greatest, !precedes(key, greatest) { return }
             collect(key, at: nodes[slot].left, into: &found)
             // Neither this range nor any to the right has begun.
-            if key.lexicographicallyPrecedes(nodes[slot].low) { return }
-            if nodes[slot].high.map({ key.lexicographicallyPrecedes($0) }) ?? true { found += nodes[slot].ids }
+            if precedes(key, nodes[slot].low) { return }
+            if nodes[slot].high.map({ precedes(key, $0) }) ?? true { found += nodes[slot].ids }
             slot = nodes[slot].right
         }
     }
 
     // MARK: The treap
 
-    private static func precedes(_ a: Bytes?, _ b: Bytes?) -> Bool {
+    private static func endsBefore(_ a: Bytes?, _ b: Bytes?) -> Bool {
         guard let a else { return false }
         guard let b else { return true }
-        return a.lexicographicallyPrecedes(b)
+        return precedes(a, b)
     }
 
     /// -1, 0 or 1 as (low, high) lies before, at or after the node.
     private func order(_ low: Bytes, _ high: Bytes?, _ slot: Int) -> Int {
-        if low != nodes[slot].low { return low.lexicographicallyPrecedes(nodes[slot].low) ? -1 : 1 }
+        if low != nodes[slot].low { return precedes(low, nodes[slot].low) ? -1 : 1 }
         if high == nodes[slot].high { return 0 }
-        return Self.precedes(high, nodes[slot].high) ? -1 : 1
+        return Self.endsBefore(high, nodes[slot].high) ? -1 : 1
     }
 
     private mutating func update(_ slot: Int) {
         var greatest = nodes[slot].high
         for child in [nodes[slot].left, nodes[slot].right] where child >= 0 {
-            if Self.precedes(greatest, nodes[child].greatest) { greatest = nodes[child].greatest }
+            if Self.endsBefore(greatest, nodes[child].greatest) { greatest = nodes[child].greatest }
         }
         nodes[slot].greatest = greatest
     }
