@@ -75,15 +75,12 @@ package final class DataDirectory: Sendable {
     package static func open(_ path: String, seal source: SealSource, now: UInt64) throws -> DataDirectory {
         let files = PosixFileSystem()
         let isNew = try prepare(path, files)
+        if !isNew { try checkFormat(path) } // before the lock is made: nothing is put beside another's files
         try source.refuseInside(path)
         let lock: any StoredFile
         do { lock = try files.lock(path + "/lock") } catch StorageFailure.inUse { throw DataDirectoryError.inUse(path) }
         do {
-            if isNew {
-                try SmallFile.write(Bytes((format + "\n").utf8), to: path + "/format")
-            } else {
-                try checkFormat(path)
-            }
+            if isNew { try SmallFile.write(Bytes((format + "\n").utf8), to: path + "/format") }
             let (sealFile, root) = try unseal(path, source)
             let keyring = Keyring(id: sealFile.keyring, root: root)
             let record = try memberKey(path, keyring, now: now)

@@ -1,4 +1,5 @@
 package import Barrier
+import Basics
 import Sealing
 
 /// The key-management module: named keys that wrap for others, and the rotation of the keys that everything here is sealed under.

@@ -1,6 +1,6 @@
 package import Basics
-package import SecretMemory
-package import Sealing
+import SecretMemory
+import Sealing
 
 /// A named, versioned symmetric key of a namespace, without its material.
 package struct NamedKey: Hashable, Sendable {

@@ -1,7 +1,7 @@
 package import Barrier
 package import Basics
 package import SecretMemory
-package import Sealing
+import Sealing
 
 /// The named keys of the Key Vault: created and rotated here, never shown; what they wrap is opened here and nowhere else.
 /// Each is one object of Coffer's own keyspace, `vault/keys/{namespace}/{name}`, sealed under its namespace's data key.
