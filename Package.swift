@@ -80,7 +80,7 @@ library("Storage", "CLMDB", "WriteAheadLog", "MVCC", "FileSealing", "Basics", un
 library("ReplicaService", "Replica", "Raft", "MVCC", "WriteAheadLog", "Storage", "FileSealing", "Basics", External.logging, tests: ["SecretMemory"])
 library("Barrier", "ReplicaService", "MVCC", "Sealing", "FileSealing", "Storage", "SecretMemory", "Basics", External.logging, unsafe: true)
 library("ObjectStore", "Barrier", "Resources", "SecretMemory", "Basics")
-library("KeyVault", "ObjectStore", "Barrier", "Sealing", "SecretMemory", "Basics")
+library("KeyVault", "Barrier", "Sealing", "SecretMemory", "Basics", External.logging)
 library("EtcdProtocol", "Basics", External.core)
 library("EtcdServer", "Barrier", "ReplicaService", "MVCC", "EtcdProtocol", "RPC", "Audit", "SecretMemory", "Basics", External.core, External.hpack, External.posix, External.concurrency, External.logging, tests: ["EtcdClient", "Sealing"])
 library("EtcdClient", "EtcdProtocol", "RPC", "Basics", External.core, External.posix, tests: nil)

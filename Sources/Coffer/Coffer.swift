@@ -12,7 +12,7 @@ import SecretMemory
 /// every acknowledged write durable.
 ///
 ///     let coffer = try await Coffer.open("/var/lib/app/secrets", unlock: .keyFile("/etc/app/coffer.key"))
-///     try await coffer.put("db/password", try Secret("correct horse"))
+///     try await coffer.put("db/password", try Coffer.Secret("correct horse"))
 ///     let item = try await coffer.get("db/password")
 ///     await coffer.close()
 ///
@@ -25,10 +25,10 @@ public final class Coffer: Sendable {
     /// Fetched and opened at once when nothing else limits a request.
     static let itemsMax = 100_000
 
-    private init(_ barrier: Barrier) {
+    private init(_ barrier: Barrier, _ logger: Logger) {
         self.barrier = barrier
         objects = ObjectStore(keyValue: barrier)
-        vault = KeyVault(barrier: barrier, now: Clock.milliseconds)
+        vault = KeyVault(barrier: barrier, now: Clock.milliseconds, logger: logger)
     }
 
     /// Opens `directory`, or makes a store there if it is new or empty. Throws `.cannotOpen` when it is in use, of another key, damaged,
@@ -39,7 +39,7 @@ public final class Coffer: Sendable {
         case .passphraseFile(let path): .passphraseFile(path: path)
         }
         do {
-            let coffer = Coffer(try await Barrier.open(directory, seal: source, logger: logger))
+            let coffer = Coffer(try await Barrier.open(directory, seal: source, logger: logger), logger)
             await coffer.vault.start()
             return coffer
         } catch { throw CofferError(.cannotOpen, "\(error)") }
@@ -56,7 +56,7 @@ public final class Coffer: Sendable {
     /// Writes an entry; answers the revision of the write. Throws `.conditionFailed`.
     @discardableResult
     public func put(_ key: Key, _ value: Secret, if condition: Condition = .always, lease: Int64 = 0) async throws(CofferError) -> Int64 {
-        let result = try await transact(if: Self.tests(condition, key), then: [.put(key, value, lease: lease)])
+        let result = try await transact(if: Self.requirements(condition, key), then: [.put(key, value, lease: lease)])
         guard result.succeeded else { throw CofferError(.conditionFailed, "\(key) is not as the condition wants it") }
         return result.revision
     }
@@ -86,14 +86,14 @@ public final class Coffer: Sendable {
         return Int(deleted)
     }
 
-    /// All or nothing, in one revision: `steps` if every test holds, else `otherwise`.
-    public func transact(if tests: [Test], then steps: [Step], otherwise: [Step] = []) async throws(CofferError) -> TransactionResult {
+    /// All or nothing, in one revision: `steps` if every requirement holds, else `otherwise`.
+    public func transact(if requirements: [Requirement], then steps: [Step], otherwise: [Step] = []) async throws(CofferError) -> TransactionResult {
         let pin = barrier.service.pin()
         defer { pin.release() }
         for _ in 0..<Self.attemptsMax {
             do {
                 let transaction = EtcdTransaction(
-                    compares: tests.map(\.compare), success: try steps.map(operation), failure: try otherwise.map(operation))
+                    compares: requirements.map(\.compare), success: try steps.map(operation), failure: try otherwise.map(operation))
                 guard case .command(.operation(.transaction(let succeeded, let results)), let revision) = try await barrier.transaction(transaction) else {
                     throw Self.confused
                 }
@@ -132,7 +132,7 @@ public final class Coffer: Sendable {
     private static let attemptsMax = 4
     static let confused = CofferError(.unavailable, "an answer of another kind")
 
-    private static func tests(_ condition: Condition, _ key: Key) -> [Test] {
+    private static func requirements(_ condition: Condition, _ key: Key) -> [Requirement] {
         switch condition {
         case .always: []
         case .absent: [.absent(key)]
@@ -187,9 +187,9 @@ public final class Coffer: Sendable {
     }
 }
 
-extension Test {
+extension Coffer.Requirement {
     fileprivate var compare: EtcdCompare {
-        func range(_ key: Key) -> KeyRange { Keyspace.plain.stored(KeyRange(key.bytes)) }
+        func range(_ key: Coffer.Key) -> KeyRange { Keyspace.plain.stored(KeyRange(key.bytes)) }
         return switch self {
         case .absent(let key): .plain(Compare(range(key), .equal, .create(0)))
         case .exists(let key): .plain(Compare(range(key), .greater, .create(0)))

@@ -130,7 +130,7 @@ extension Coffer {
     }
 }
 
-extension RotatedKey {
+extension Coffer.RotatedKey {
     fileprivate var level: KeyRotation.Level {
         switch self { case .dataKey: .dataKey; case .keyEncryptionKey: .keyEncryptionKey }
     }

@@ -1,5 +1,6 @@
 package import Barrier
 import Basics
+package import Logging
 import Sealing
 
 /// The key-management module: named keys that wrap for others, and the rotation of the keys that everything here is sealed under.
@@ -9,10 +10,12 @@ package final class KeyVault: Sendable {
     private let barrier: Barrier
 
     /// `now`: milliseconds since 1970.
-    package init(barrier: Barrier, now: @escaping @Sendable () -> UInt64, pace: KeyRotation.Pace = KeyRotation.Pace()) {
+    package init(
+        barrier: Barrier, now: @escaping @Sendable () -> UInt64, pace: KeyRotation.Pace = KeyRotation.Pace(), logger: Logger = Logger(label: "coffer.rotation")
+    ) {
         self.barrier = barrier
         keys = NamedKeys(keyValue: barrier, keyring: barrier.keyring.id, now: now)
-        rotation = KeyRotation(barrier: barrier, pace: pace)
+        rotation = KeyRotation(barrier: barrier, pace: pace, logger: logger)
     }
 
     /// Goes on with rotations that an earlier process left unfinished.
