@@ -9,6 +9,7 @@ package import Resources
 package struct ObjectStore: Sendable {
     /// How often a change is tried again when others change the object in between.
     static let attemptsMax = 32
+    package static let deletionAttemptsMax = attemptsMax
 
     package let keyValue: any KeyValue
     package init(keyValue: any KeyValue) { self.keyValue = keyValue }
@@ -51,6 +52,14 @@ package struct ObjectStore: Sendable {
             throw error
         }
         return created
+    }
+
+    /// What `create` would say, without writing.
+    package func checkCreation(of resource: Resource) async throws(Status) -> Resource {
+        guard let key = resource.key else { throw .badRequest("the name or namespace of the object cannot be used") }
+        if !key.namespace.isEmpty { try await requireActive(namespace: key.namespace) }
+        guard try await find(key) == nil else { throw .alreadyExists(key.type, key.name) }
+        return resource
     }
 
     private func put(new resource: Resource, _ key: ObjectKey) async throws(Status) -> Resource {

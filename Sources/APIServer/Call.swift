@@ -1,0 +1,113 @@
+import Access
+import Audit
+import Foundation
+import HTTPTypes
+import HummingbirdCore
+import NIOCore
+import Resources
+import Synchronization
+
+/// One request on its way: authenticate → authorize → validate → audit → act.
+///
+/// Invariant: the trail gets one record of it, before anything happens or is released; a watch gets one per batch besides.
+final class Call: Sendable {
+    let request: Request
+    let channel: any Channel
+    let identity: Identity
+    let query: RequestQuery
+    let path: String
+    let moment: Date
+    private let audit: AuditLog
+    private let state: Mutex<State>
+
+    private struct State {
+        var surface = "secrets"
+        var verb: String
+        var resource: String
+        var allowed = false
+        var isRecorded = false
+    }
+
+    init(_ request: Request, channel: any Channel, identity: Identity, path: String, query: RequestQuery, moment: Date, audit: AuditLog) {
+        self.request = request; self.channel = channel; self.identity = identity; self.path = path; self.query = query
+        self.moment = moment; self.audit = audit
+        state = Mutex(State(verb: request.method.rawValue.lowercased(), resource: path))
+    }
+
+    var now: Timestamp { Timestamp(secondsSinceEpoch: Int64(moment.timeIntervalSince1970)) }
+
+    // MARK: Authorize
+
+    func authorize(_ action: Action, surface: String = "secrets") throws(Status) {
+        state.withLock { state in
+            state.surface = surface
+            switch action {
+            case .path(let verb, let path): (state.verb, state.resource) = (verb, path)
+            case .resource(let action): (state.verb, state.resource) = (action.verb, Self.text(action))
+            }
+        }
+        guard case .denied(let why) = Authorizer.decide(identity, action) else {
+            state.withLock { $0.allowed = true }
+            return
+        }
+        try record(.denied(because: why), outcome: identity == PeerIdentity.anonymous ? "401" : "403", count: 0)
+        if identity == PeerIdentity.anonymous { throw .unauthorized }
+        switch action {
+        case .path(let verb, let path): throw .forbidden(user: identity.user, verb: verb, path: path, why: why)
+        case .resource(let action):
+            let resource = action.resource + (action.subresource.isEmpty ? "" : "/" + action.subresource)
+            throw .forbidden(
+                user: identity.user, verb: action.verb, type: resource, group: action.group, name: action.name, namespace: action.namespace, why: why)
+        }
+    }
+
+    private static func text(_ action: ResourceAction) -> String {
+        var parts: [String] = action.group.isEmpty ? [] : [action.group]
+        if !action.namespace.isEmpty { parts += ["namespaces", action.namespace] }
+        parts.append(action.resource)
+        if !action.name.isEmpty { parts.append(action.name) }
+        if !action.subresource.isEmpty { parts.append(action.subresource) }
+        return parts.joined(separator: "/")
+    }
+
+    // MARK: Audit
+
+    /// Before a change is made, of `count` objects at most; once, however often the change is tried.
+    func auditChange(count: Int = 1) throws(Status) {
+        guard !state.withLock({ $0.isRecorded }) else { return }
+        try record(.allowed(because: reason), outcome: "admitted", count: count)
+    }
+    /// Before what was read is released.
+    func auditRelease(count: Int) throws(Status) { try record(.allowed(because: reason), outcome: "ok", count: count) }
+    /// Of one batch of a stream, besides the request's own record.
+    func auditBatch(count: Int) throws(Status) {
+        state.withLock { $0.isRecorded = false }
+        try record(.allowed(because: reason), outcome: "ok", count: count)
+    }
+    /// Of a request that failed before it came to a record.
+    func auditFailure(_ status: Status) throws(Status) {
+        let (isRecorded, allowed) = state.withLock { ($0.isRecorded, $0.allowed) }
+        guard !isRecorded else { return }
+        try record(allowed ? .allowed(because: reason) : .denied(because: status.message), outcome: String(status.code), count: 0)
+    }
+
+    private var reason: String {
+        identity.groups.contains(Identity.administrators) ? "group \(Identity.administrators)" : identity.node.map { "node \($0)" } ?? "anyone"
+    }
+
+    private func record(_ decision: AuditRecord.Decision, outcome: String, count: Int) throws(Status) {
+        let record = state.withLock { state in
+            state.isRecorded = true
+            return AuditRecord(
+                timeMilliseconds: UInt64(max(0, moment.timeIntervalSince1970 * 1000)), surface: state.surface, who: identity.user, verb: state.verb,
+                resource: state.resource, decision: decision, outcome: outcome, count: count)
+        }
+        do {
+            try audit.append(record)
+        } catch .overloaded {
+            throw .tooManyRequests("the audit trail is behind, please try again later", retryAfterSeconds: 1)
+        } catch {
+            throw .serviceUnavailable("the audit trail cannot be written; nothing is done unseen")
+        }
+    }
+}

@@ -1,0 +1,224 @@
+import Foundation
+import Logging
+import ObjectStore
+import Resources
+
+/// What happens without a request: pods are bound and ended, namespaces are emptied, nodes are found present or absent. Each looks at
+/// the feed's state, does what it finds due, and looks again when something changed or some seconds passed. All steps may be repeated.
+struct Controllers: Sendable {
+    /// A node without a stream for so long is no longer ready.
+    static let nodeAbsenceSeconds = 10.0
+
+    let store: ObjectStore
+    let feed: ObjectFeed
+    let sessions: NodeSessions
+    let schedules: Bool
+    let clock: @Sendable () -> Date
+    let logger: Logger
+
+    func run() async {
+        await prepare()
+        await withDiscardingTaskGroup { group in
+            group.addTask { await self.feed.run() }
+            group.addTask { await self.repeating { await self.endPods() } }
+            group.addTask { await self.repeating { await self.emptyNamespaces() } }
+            group.addTask { await self.repeating { await self.reviewNodes() } }
+            if self.schedules { group.addTask { await self.repeating { await self.schedulePods() } } }
+        }
+    }
+
+    /// The namespace that is always there, and what an interruption may have left; tried until the store can be reached.
+    private func prepare() async {
+        while !Task.isCancelled {
+            do throws(Status) {
+                let now = now
+                try await store.ensureNamespace(ObjectStore.defaultNamespace) {
+                    var namespace = Resource(
+                        .namespaces,
+                        tree: [
+                            "apiVersion": "v1", "kind": "Namespace",
+                            "metadata": [
+                                "name": .string(ObjectStore.defaultNamespace),
+                                "labels": ["kubernetes.io/metadata.name": .string(ObjectStore.defaultNamespace)],
+                            ], "status": ["phase": "Active"],
+                        ])
+                    namespace.uid = UUID().uuidString.lowercased()
+                    namespace.creationTimestamp = now
+                    return namespace
+                }
+                try await store.discardOrphans()
+                return
+            } catch {
+                logger.debug("the store is not ready", metadata: ["reason": "\(error.message)"])
+                try? await Task.sleep(for: .milliseconds(200))
+            }
+        }
+    }
+
+    /// At each change, and every second for what only time brings.
+    private func repeating(_ step: @escaping @Sendable () async -> Void) async {
+        let changes = feed.changes()
+        await withDiscardingTaskGroup { group in
+            let (wakes, wake) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
+            group.addTask { for await _ in changes { wake.yield() }; wake.finish() }
+            group.addTask {
+                while !Task.isCancelled {
+                    try? await Task.sleep(for: .seconds(1))
+                    wake.yield()
+                }
+            }
+            for await _ in wakes { await step() }
+        }
+    }
+
+    private var now: Timestamp { Timestamp(secondsSinceEpoch: Int64(clock().timeIntervalSince1970)) }
+
+    /// A failure concerns one object and one attempt: the next look tries again.
+    private func attempt(_ what: String, _ step: () async throws(Status) -> Void) async {
+        do throws(Status) {
+            try await step()
+        } catch {
+            if error.reason != .notFound { logger.debug("a controller's step failed", metadata: ["step": "\(what)", "reason": "\(error.message)"]) }
+        }
+    }
+
+    // MARK: Pods
+
+    func endPods() async {
+        let now = now
+        let due = feed.read { $0.pods.values.filter { PodTermination.isDue($0.resource, now: now) } } ?? []
+        for pod in due {
+            guard let key = pod.resource.key else { continue }
+            await attempt("end pod") { () async throws(Status) in
+                try await store.delete(key, .init(uid: pod.resource.uid)) { (current) throws(Status) in
+                    guard PodTermination.isDue(current.shown, now: now) else { throw .modified(.pods, key.name) }
+                }
+            }
+        }
+    }
+
+    func schedulePods() async {
+        guard let (pods, nodes) = feed.read({ projection in
+            (projection.pods.values.map(\.resource).filter(Scheduling.awaitsNode),
+             projection.nodes.values.map { Scheduling.Candidate(node: Node($0), pods: projection.podCount(on: $0.name)) })
+        }) else { return }
+        var candidates = nodes
+        let inOrder = pods.sorted {
+            ($0.creationTimestamp?.secondsSinceEpoch ?? 0, $0.namespace, $0.name) < ($1.creationTimestamp?.secondsSinceEpoch ?? 0, $1.namespace, $1.name)
+        }
+        for pod in inOrder {
+            guard let key = pod.key else { continue }
+            switch Scheduling.choose(for: Pod(pod), among: candidates) {
+            case .node(let place):
+                let name = candidates[place].node.resource.name
+                candidates[place].pods += 1
+                await attempt("bind pod") { () async throws(Status) in
+                    _ = try await store.update(key) { (current) throws(Status) in
+                        guard Scheduling.awaitsNode(current), current.uid == pod.uid else { throw .modified(.pods, key.name) }
+                        return try Admission.binding(current, to: ["target": ["kind": "Node", "name": .string(name)]], now: now)
+                    }
+                }
+            case .none(let why):
+                guard Pod(pod).condition("PodScheduled")?.message != why else { continue }
+                await attempt("say why a pod waits") { () async throws(Status) in
+                    _ = try await store.update(key) { (current) throws(Status) in
+                        guard Scheduling.awaitsNode(current) else { return current }
+                        var waiting = Pod(current)
+                        waiting.set(Pod.Condition(type: "PodScheduled", status: "False", reason: "Unschedulable", message: why), now: now)
+                        return waiting.resource
+                    }
+                }
+            }
+        }
+    }
+
+    // MARK: Namespaces
+
+    func emptyNamespaces() async {
+        let ending = feed.read { $0.namespaces.values.filter(\.isBeingDeleted).map(\.name) } ?? []
+        for name in ending.sorted() {
+            await attempt("empty namespace") { () async throws(Status) in _ = try await store.sweepNamespace(name, now: now) }
+        }
+    }
+
+    // MARK: Nodes
+
+    func reviewNodes() async {
+        let moment = clock()
+        let known = feed.read { $0.nodes.values.map { ($0.name, Node($0).readyStatus) } }
+        guard let known else { return }
+        for name in sessions.connected where !known.contains(where: { $0.0 == name }) { await register(name) }
+        for (name, status) in known {
+            let isPresent = sessions.isPresent(name, graceSeconds: Self.nodeAbsenceSeconds, now: moment)
+            if sessions.isConnected(name) {
+                if status != "True" { await set(ready: true, of: name) }
+            } else if !isPresent, status == "True" {
+                await set(ready: false, of: name)
+            }
+        }
+    }
+
+    private func register(_ name: String) async {
+        var node = Resource(.nodes, tree: ["apiVersion": "v1", "kind": "Node", "metadata": ["name": .string(name)], "spec": [:]])
+        node["metadata", "labels"] = ["kubernetes.io/hostname": .string(name)]
+        node.uid = UUID().uuidString.lowercased()
+        node.creationTimestamp = now
+        let created = NodeCondition.ready(true, in: node, now: now)
+        await attempt("register node") { () async throws(Status) in _ = try await store.create(created) }
+    }
+
+    private func set(ready: Bool, of name: String) async {
+        guard let key = ObjectKey(.nodes, namespace: "", name: name) else { return }
+        await attempt("tell whether a node is ready") { () async throws(Status) in
+            _ = try await store.update(key) { (current) throws(Status) in NodeCondition.ready(ready, in: current, now: now) }
+        }
+    }
+}
+
+enum NodeCondition {
+    static func ready(_ ready: Bool, in node: Resource, now: Timestamp) -> Resource {
+        var conditions = node.tree["status"]?["conditions"]?.arrayValue ?? []
+        let before = conditions.first { $0["type"]?.stringValue == "Ready" }
+        let status = ready ? "True" : "Unknown"
+        let transition = before?["status"]?.stringValue == status ? before?["lastTransitionTime"]?.stringValue ?? now.description : now.description
+        let condition: JSONValue = [
+            "type": "Ready", "status": .string(status), "reason": ready ? "AgentConnected" : "AgentAbsent",
+            "message": ready ? "the agent's stream is open" : "the agent's stream is closed", "lastHeartbeatTime": .string(now.description),
+            "lastTransitionTime": .string(transition),
+        ]
+        conditions.removeAll { $0["type"]?.stringValue == "Ready" }
+        var changed = node
+        changed["status", "conditions"] = .array(conditions + [condition])
+        return changed
+    }
+}
+
+/// The minimal scheduler's decision: ready, not cordoned, matching the pod's node selector, fewest pods, then by name.
+enum Scheduling {
+    struct Candidate {
+        var node: Node
+        var pods: Int
+    }
+    enum Choice: Equatable { case node(Int), none(String) }
+
+    static func awaitsNode(_ resource: Resource) -> Bool {
+        let pod = Pod(resource), scheduler = resource.json.at("spec", "schedulerName")?.stringValue ?? ""
+        let gates = resource.json.at("spec", "schedulingGates")?.arrayValue ?? []
+        return pod.nodeName.isEmpty && !pod.isTerminal && !resource.isBeingDeleted && gates.isEmpty && ["", "default-scheduler"].contains(scheduler)
+    }
+
+    static func choose(for pod: Pod, among candidates: [Candidate]) -> Choice {
+        let fitting = candidates.indices.filter { place in
+            let node = candidates[place].node
+            return node.isReady && !node.isUnschedulable && !node.resource.isBeingDeleted && node.satisfies(pod.nodeSelector)
+        }
+        let best = fitting.min { a, b in
+            (candidates[a].pods, candidates[a].node.resource.name) < (candidates[b].pods, candidates[b].node.resource.name)
+        }
+        if let best { return .node(best) }
+        let notReady = candidates.count { !$0.node.isReady }, cordoned = candidates.count { $0.node.isReady && $0.node.isUnschedulable }
+        let other = candidates.count - notReady - cordoned
+        return .none(
+            "0/\(candidates.count) nodes are available: \(notReady) not ready, \(cordoned) unschedulable, \(other) not matching the pod's node selector.")
+    }
+}
