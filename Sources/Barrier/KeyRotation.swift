@@ -1,4 +1,4 @@
-import Basics
+package import Basics
 package import Logging
 import MVCC
 import ReplicaService
@@ -25,7 +25,9 @@ package enum RotationError: Error, Hashable, Sendable {
 /// 1. `rotate` proposes the new key; from its acceptance on, apply refuses what is sealed under the old one.
 /// 2. The worker wraps data keys that an old KEK version wraps, under the active one.
 /// 3. It seals values again that lie under an old DEK, retained history too, a batch at a time (`Pace`): the same revision, no event.
-/// 4. It destroys old keys that nothing refers to. Apply counts, and refuses when it is too early.
+/// 4. It waits a moment for what is still on its way up (`Pace.drainMilliseconds`), then destroys old keys that nothing refers to.
+///    Apply counts, and refuses when it is too early.
+/// 5. It has the log before all this removed, and says so in `Progress`.
 ///
 /// What is left to do is what the replicated table and its counts say, so there is no progress to keep: after a restart, or on
 /// another member, the worker goes on where it was. `start` looks for such work; `stop` ends it between two batches.
@@ -36,6 +38,9 @@ package actor KeyRotation {
         package var batchBytesMax = 1 << 20
         package var bytesPerSecondMax = 32 << 20
         package var pauseMilliseconds = 2
+        /// Between the last value sealed again and the destruction of its old key: watch events that carry the old ciphertext,
+        /// and reads that have just fetched it, are opened meanwhile.
+        package var drainMilliseconds = 2_000
         /// Before trying again what failed for a passing reason.
         package var retryMilliseconds = 1_000
         package init() {}
@@ -54,6 +59,9 @@ package actor KeyRotation {
         package var resealed: Int64 = 0
         /// Values under old keys that do not open: they keep their key from being destroyed.
         package var unreadable: [String] = []
+        /// Old ciphertext is gone from the log up to this entry; 0 when there was none to remove yet. Pages that the record store has freed
+        /// may hold it until they are written again.
+        package var logRemovedThrough: LogIndex = 0
         /// Why the last pass could not finish.
         package var failure: String?
     }
@@ -170,17 +178,34 @@ package actor KeyRotation {
     /// Once through all that is left to do. Throws when it should be tried again later.
     private func pass() async throws {
         try barrier.follow()
+        var emptied: [DataKeyID] = []
         for domain in barrier.service.keyTable().domains {
             try Task.checkCancellation()
             try await rewrapDataKeys(of: domain) // (2)
             let retired = barrier.service.keyTable().dataKeys.filter { $0.id.domain == domain.id && $0.state == .decryptOnly }
             for key in retired where domain.activeGeneration != nil {
-                if try await resealValues(under: key.id) { try await retire(.destroyDataKey(key.id)) } // (3) (4)
-            }
-            for key in barrier.service.keyTable().keyEncryptionKeys where key.domain == domain.id && key.state == .decryptOnly && key.dataKeys == 0 {
-                try await retire(.destroyKeyEncryptionKey(key.id))
+                if try await resealValues(under: key.id) { emptied.append(key.id) } // (3)
             }
         }
+        if !emptied.isEmpty { try await Task.sleep(for: .milliseconds(pace.drainMilliseconds)) }
+        for key in emptied { try await retire(.destroyDataKey(key)) } // (4)
+        for key in barrier.service.keyTable().keyEncryptionKeys where key.state == .decryptOnly && key.dataKeys == 0 {
+            try await retire(.destroyKeyEncryptionKey(key.id))
+        }
+        if !emptied.isEmpty { try await removeLog() } // (5)
+    }
+
+    /// A segment goes when two checkpoints lie between its entries and the present; each needs something to store.
+    private func removeLog() async throws {
+        let last = barrier.service.status().logIndex
+        barrier.service.endLogSegment()
+        for _ in 0..<3 {
+            _ = try await barrier.propose(.none)
+            let index = barrier.service.status().appliedIndex
+            while barrier.service.status().storedIndex < index { try await Task.sleep(for: .milliseconds(20)) }
+        }
+        state.logRemovedThrough = last
+        logger.info("old ciphertext is gone from the log", metadata: ["through": "\(last)"])
     }
 
     private func rewrapDataKeys(of domain: DomainRecord) async throws {

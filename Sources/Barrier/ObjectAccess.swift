@@ -75,7 +75,8 @@ extension Barrier: KeyValue {
     private func entry(_ version: KeyVersion, value: SealedValue?) -> Entry {
         let opened = Result<SecretValue, UnreadableValue> { () throws(UnreadableValue) -> SecretValue in
             guard let value else { return try plaintext(of: version) }
-            return try plaintext(of: value, storedKey: version.key)
+            // An event that waited long may carry a ciphertext that was replaced since, and whose key is gone: the record has the new one.
+            do { return try plaintext(of: value, storedKey: version.key) } catch { return try plaintext(of: version) }
         }
         return Entry(
             key: Bytes(Keyspace.name(version.key)), createRevision: version.createRevision, modificationRevision: version.revision.main,

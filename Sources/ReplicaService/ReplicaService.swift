@@ -51,6 +51,7 @@ package final class ReplicaService: Sendable {
     private let shared: SharedState
     private let replica: ReplicaThread
     private let records: RecordLane
+    private let disk: DiskLane
     private let thread: LaneThread
     private let options: Options
     private let lastWatch = Atomic<UInt64>(0)
@@ -106,6 +107,7 @@ package final class ReplicaService: Sendable {
         self.shared = shared
         self.replica = thread
         self.records = records
+        self.disk = disk
         self.options = options
         self.thread = try LaneThread { thread.run() }
         let condition = shared.status.wait { status in status.condition == .starting ? nil : status.condition }
@@ -278,6 +280,10 @@ package final class ReplicaService: Sendable {
 
     /// Domains, KEKs and DEKs as of the last change of any; their counts may be a tick old.
     package func keyTable() -> KeyTable { shared.keys.withLock { $0 } }
+
+    /// Lets go of the log's present segment: it is removed once two further checkpoints have made all its entries durable elsewhere
+    /// (`ReplicaStatus.storedIndex`). For when what was written should not linger.
+    package func endLogSegment() { disk.endSegment() }
 
     /// Looks at the store between two turns of its thread. `body` must be quick: nothing else happens meanwhile.
     package func inspect<R: Sendable>(_ body: @escaping @Sendable (borrowing Store) -> R) async throws(ReplicaError) -> R {

@@ -27,6 +27,7 @@ package final class DiskLane: Sendable {
     fileprivate enum Order: Sendable {
         case append(LogBatch, Completion)
         case cut(before: LogIndex)
+        case endSegment
     }
     private struct Inbox {
         var orders: [Order] = []
@@ -110,6 +111,10 @@ package final class DiskLane: Sendable {
     /// Removes, in time, whole segments whose entries all lie below `index`. What is removed must be durable elsewhere.
     package func cut(before index: LogIndex) {
         inbox.change { if !$0.isClosing { $0.orders.append(.cut(before: index)) } }
+    }
+    /// What is appended from now on goes to a new segment.
+    package func endSegment() {
+        inbox.change { if !$0.isClosing { $0.orders.append(.endSegment) } }
     }
     package var reserve: LogReserve { files.reserve }
 
@@ -223,6 +228,9 @@ private final class LogThread: @unchecked Sendable {
                 }
                 batches.append(batch)
                 completions.append(completion)
+            case .endSegment:
+                commit()
+                writer.endSegment()
             case .cut(let index):
                 commit()
                 if failure == nil { files.remove(writer.cut(before: index)) }

@@ -38,6 +38,7 @@ package struct LogWriter<Cipher: FrameCipher> {
     private var gatheredBeginning: LogPosition?
     private var gatheredIndexMax: LogIndex = 0
     private var continuesSync = false
+    private var isSegmentEnded = false
     private let records = FrameBuffer()
     private let carried = FrameBuffer(capacity: 256)
     private let associated = FrameBuffer(capacity: 256)
@@ -84,6 +85,9 @@ package struct LogWriter<Cipher: FrameCipher> {
         return segments.prefix(keep).map(\.id)
     }
 
+    /// The next frame begins a new segment, so that this one can be cut when its entries are no longer needed.
+    package mutating func endSegment() { isSegmentEnded = head.offset > 0 }
+
     private mutating func gather<Medium: LogMedium>(_ batch: LogBatch, _ medium: Medium) throws(Medium.Failure) {
         if let restart = batch.restart {
             try makeRoom(LogRecord.carriedBytesMax, medium)
@@ -109,7 +113,7 @@ package struct LogWriter<Cipher: FrameCipher> {
     /// Seals what was gathered, in a new segment if need be.
     private mutating func sealFrame<Medium: LogMedium>(_ medium: Medium) throws(Medium.Failure) {
         guard records.count > 0 else { return }
-        if head.offset == 0 || head.offset + Frame.size(ofPlaintext: records.count) > segmentBytes { try beginSegment(medium) }
+        if head.offset == 0 || isSegmentEnded || head.offset + Frame.size(ofPlaintext: records.count) > segmentBytes { try beginSegment(medium) }
         seal(records)
         records.removeAll()
         segments[segments.count - 1].entryIndexMax = max(segments[segments.count - 1].entryIndexMax, gatheredIndexMax)
@@ -127,6 +131,7 @@ package struct LogWriter<Cipher: FrameCipher> {
             head.segment += 1
             head.offset = 0
         }
+        isSegmentEnded = false
         try medium.begin(segment: head.segment)
         segments.append(LogSegment(id: head.segment))
         SegmentHeader(segment: head.segment, identity: identity, previous: head.anchor).append(to: output)

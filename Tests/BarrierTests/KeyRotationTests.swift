@@ -9,9 +9,14 @@ struct KeyRotationTests {
     let store: TemporaryStore
     init() throws { store = try TemporaryStore() }
 
+    private static var quick: KeyRotation.Pace {
+        var pace = KeyRotation.Pace()
+        pace.drainMilliseconds = 0
+        return pace
+    }
     /// So slow that a test can look in between.
     private static var slow: KeyRotation.Pace {
-        var pace = KeyRotation.Pace()
+        var pace = quick
         pace.versionsPerBatchMax = 1
         pace.pauseMilliseconds = 20
         return pace
@@ -28,7 +33,7 @@ struct KeyRotationTests {
         let barrier = try await store.open()
         try await fill(barrier)
         let before = try await barrier.list(.prefix(bytes("objects/")), limit: 0, revision: 0)
-        let rotation = KeyRotation(barrier: barrier)
+        let rotation = KeyRotation(barrier: barrier, pace: Self.quick)
         await rotation.start()
         #expect(try await rotation.rotate(.namespace("prod"), level: .dataKey) == 2)
         #expect(try await eventually { await rotation.settle(); return try states(barrier) == ["1 destroyed", "2 active"] })
@@ -48,6 +53,43 @@ struct KeyRotationTests {
         await again.close()
     }
 
+    @Test("after a rotation the log that held the old ciphertext is gone, and what came after it is there, even after a crash")
+    func log() async throws {
+        let barrier = try await store.open()
+        try await fill(barrier)
+        func segments() -> [String] { store.files().keys.filter { $0.hasPrefix("log/") && $0 != "log/lock" }.sorted() }
+        let before = try #require(segments().first)
+        let rotation = KeyRotation(barrier: barrier, pace: Self.quick)
+        await rotation.start()
+        _ = try await rotation.rotate(.namespace("prod"), level: .dataKey)
+        #expect(await eventually { await rotation.settle(); return await rotation.progress.logRemovedThrough > 0 })
+        #expect(await eventually { !segments().contains(before) })
+        _ = try await barrier.put(bytes("objects/after"), domain: "prod", value: try secret("after"), if: .none)
+        await rotation.stop()
+        await barrier.abandon()
+        let again = try await store.open()
+        #expect(try await again.list(.prefix(bytes("objects/")), limit: 0, revision: 0).entries.compactMap(\.text).count == 31)
+        await again.close()
+    }
+
+    @Test("watch events that were not yet read when their key was destroyed open all the same")
+    func lateReader() async throws {
+        let barrier = try await store.open()
+        let first = try await barrier.put(bytes("objects/a"), domain: "prod", value: try secret("early"), if: .none)
+        let events = try await barrier.watch(.prefix(bytes("objects/")), after: first - 1)
+        let rotation = KeyRotation(barrier: barrier, pace: Self.quick)
+        await rotation.start()
+        _ = try await rotation.rotate(.namespace("prod"), level: .dataKey)
+        #expect(try await eventually { await rotation.settle(); return try states(barrier) == ["1 destroyed", "2 active"] })
+        for try await batch in events {
+            guard let event = batch.events.first else { continue }
+            #expect(event.entry.text == "early" && event.entry.modificationRevision == first)
+            break
+        }
+        await rotation.stop()
+        await barrier.close()
+    }
+
     @Test("a rotation is seen by no watch")
     func unseen() async throws {
         let barrier = try await store.open()
@@ -55,7 +97,7 @@ struct KeyRotationTests {
         let events = try await barrier.watch(.prefix(bytes("objects/")), after: 0)
         var iterator = events.makeAsyncIterator()
         #expect(try await iterator.next()?.events.isEmpty == true)
-        let rotation = KeyRotation(barrier: barrier)
+        let rotation = KeyRotation(barrier: barrier, pace: Self.quick)
         await rotation.start()
         _ = try await rotation.rotate(.namespace("prod"), level: .dataKey)
         #expect(try await eventually { await rotation.settle(); return try states(barrier) == ["1 destroyed", "2 active"] })
@@ -83,7 +125,7 @@ struct KeyRotationTests {
         #expect(keysBetween.remaining > 0 && keysBetween.remaining <= 30)
         #expect(try states(barrier) == ["1 decrypt-only", "2 active"])
         #expect(try await barrier.list(.prefix(bytes("objects/")), limit: 0, revision: 0).entries.compactMap(\.text).count == 30)
-        let resumed = KeyRotation(barrier: barrier)
+        let resumed = KeyRotation(barrier: barrier, pace: Self.quick)
         await resumed.start()
         #expect(try await eventually { await resumed.settle(); return try states(barrier) == ["1 destroyed", "2 active"] })
         #expect(try await barrier.list(.prefix(bytes("objects/")), limit: 0, revision: 0).entries.compactMap(\.text).count == 30)
@@ -113,7 +155,7 @@ struct KeyRotationTests {
     func destruction() async throws {
         let barrier = try await store.open()
         try await fill(barrier)
-        let rotation = KeyRotation(barrier: barrier)  // not started: nothing is sealed again
+        let rotation = KeyRotation(barrier: barrier, pace: Self.quick)  // not started: nothing is sealed again
         await #expect(throws: RotationError.keyInUse(count: 35)) { try await rotation.destroy(.namespace("prod"), generation: 1) }
         _ = try await rotation.rotate(.namespace("prod"), level: .dataKey)
         await #expect(throws: RotationError.keyInUse(count: 35)) { try await rotation.destroy(.namespace("prod"), generation: 1) }
@@ -127,7 +169,7 @@ struct KeyRotationTests {
     func keyEncryptionKey() async throws {
         let barrier = try await store.open()
         try await fill(barrier)
-        let rotation = KeyRotation(barrier: barrier)
+        let rotation = KeyRotation(barrier: barrier, pace: Self.quick)
         await rotation.start()
         #expect(try await rotation.rotate(.namespace("prod"), level: .keyEncryptionKey) == 2)
         #expect(try await eventually {
@@ -148,7 +190,7 @@ struct KeyRotationTests {
     func underLoad() async throws {
         let barrier = try await store.open()
         try await fill(barrier, count: 10)
-        let rotation = KeyRotation(barrier: barrier)
+        let rotation = KeyRotation(barrier: barrier, pace: Self.quick)
         await rotation.start()
         try await withThrowingTaskGroup(of: Void.self) { group in
             for writer in 0..<4 {
@@ -175,7 +217,7 @@ struct KeyRotationTests {
     @Test("a domain that was never written to has no keys to rotate")
     func unknownDomain() async throws {
         let barrier = try await store.open()
-        let rotation = KeyRotation(barrier: barrier)
+        let rotation = KeyRotation(barrier: barrier, pace: Self.quick)
         await #expect(throws: RotationError.unknownDomain("namespace/nobody")) { _ = try await rotation.rotate(.namespace("nobody"), level: .dataKey) }
         await barrier.close()
     }
