@@ -28,6 +28,7 @@ package struct Store: ~Copyable, Sendable {
 
     /// Changes of the command that is being applied: the next one's sub revision.
     var changes: Int32 = 0
+    var recent = RecentChanges()
     var restoring = Restoring()
 
     package init() {}
@@ -151,6 +152,7 @@ package struct Store: ~Copyable, Sendable {
 
     private mutating func record(_ record: Record, _ event: WatchEvent, _ applied: inout Applied) {
         mix(record)
+        recent.append(record.revision, record.version.key)
         applied.records.append(record)
         applied.events.append(event)
         changes += 1

@@ -86,18 +86,21 @@ extension Store {
     /// ones are answered as have `limit` events together, but at least one revision, whatever its size. Resume after `History.through`.
     package func changes(in range: KeyRange, from: Int64, through: Int64, limit: Int) throws(CommandRefusal) -> History {
         if from < compactRevision { throw .compacted(compactRevision: compactRevision) }
+        let last = min(through, revision), limit = max(1, limit)
+        if from >= recent.completeFrom { return cut(recentChanges(in: range, from, last, limit), from, last, limit) }
+        return cut(indexedChanges(in: range, from, last), from, last, limit)
+    }
+
+    /// The same, always by way of the index: for tests.
+    func indexedChanges(in range: KeyRange, from: Int64, through: Int64, limit: Int) -> History {
         let last = min(through, revision)
-        var found: [(revision: Revision, entry: KeyEntry)] = []
-        index.scan(range) { entry in
-            index.forEachCell(of: entry, from: from) { cell in
-                if cell.main <= last { found.append((cell.revision, entry)) }
-            }
-            return true
-        }
-        found.sort { $0.revision < $1.revision }
+        return cut(indexedChanges(in: range, from, last), from, last, max(1, limit))
+    }
+
+    private func cut(_ found: [Change], _ from: Int64, _ last: Int64, _ limit: Int) -> History {
         var end = found.count, told = max(last, from - 1)
         if end > limit {
-            let cut = found[max(0, limit)].revision.main
+            let cut = found[limit].revision.main
             // Everything before the revision that crosses the limit, or that one alone.
             end = found.firstIndex { $0.revision.main == cut }!
             if end == 0 { end = found.firstIndex { $0.revision.main > cut } ?? found.count }
@@ -105,6 +108,36 @@ extension Store {
         }
         let events = found[..<end].map { event(of: $0.entry, at: $0.revision) }
         return History(events: events, through: told)
+    }
+
+    private typealias Change = (revision: Revision, entry: KeyEntry)
+
+    /// In order, until it is known where `changes` will cut.
+    private func recentChanges(in range: KeyRange, _ from: Int64, _ last: Int64, _ limit: Int) -> [Change] {
+        var found: [Change] = []
+        recent.forEach(from: from) { revision, key in
+            if revision.main > last { return false }
+            if found.count > limit {
+                let first = found[0].revision.main, crossing = found[limit].revision.main, latest = found[found.count - 1].revision.main
+                if first < crossing || latest > crossing { return false }
+            }
+            // One replaced within a revision that was then compacted is gone.
+            if range.contains(key), let entry = index.find(key), index.cell(of: entry, written: revision) != nil { found.append((revision, entry)) }
+            return true
+        }
+        return found
+    }
+
+    private func indexedChanges(in range: KeyRange, _ from: Int64, _ last: Int64) -> [Change] {
+        var found: [Change] = []
+        index.scan(range) { entry in
+            index.forEachCell(of: entry, from: from) { cell in
+                if cell.main <= last { found.append((cell.revision, entry)) }
+            }
+            return true
+        }
+        found.sort { $0.revision < $1.revision }
+        return found
     }
 
     private func event(of entry: KeyEntry, at revision: Revision) -> WatchEvent {

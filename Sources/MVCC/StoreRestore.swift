@@ -28,6 +28,7 @@ extension Store {
                 lease: isPut ? leaseNames.use(version.lease) : 0),
             to: entry)
         keys.count(1, of: dataKey)
+        recent.append(at, version.key)
     }
 
     /// One row of a table. Rows of `meta` and `members` that are not the store's own are passed over.

@@ -1,6 +1,7 @@
 import Basics
-import MVCC
 import Testing
+
+@testable import MVCC
 
 /// The store against `Model`: the same random commands, every answer and every trace compared.
 @Suite("the store agrees with a slow, obvious model")
@@ -89,6 +90,8 @@ struct ModelTests {
         while next <= model.revision {
             let limit = Int(generator.number(1...5))
             let part = try bench.store.changes(in: range, from: next, through: model.revision, limit: limit)
+            // The ring of recent changes and the index tell the same.
+            try #require(bench.store.indexedChanges(in: range, from: next, through: model.revision, limit: limit) == part)
             try #require(part.through >= next)
             try #require(part.events.allSatisfy { $0.version.revision.main >= next && $0.version.revision.main <= part.through })
             let revisions = Set(part.events.map(\.version.revision.main))
