@@ -112,8 +112,6 @@ final class SegmentFiles: LogMedium, @unchecked Sendable {
     func begin(segment id: UInt64) throws(StorageFailure) {
         // A commit may need more segments than the one made beforehand.
         shared.change { if $0.spare?.id != id { $0.wanted = id } }
-        // One commit may fill more than one segment: then nobody has asked for this one yet.
-        shared.change { if $0.spare?.id != id { $0.wanted = id } }
         let result: Result<any StoredFile, StorageFailure> = shared.wait { shared in
             if let spare = shared.spare, spare.id == id {
                 shared.spare = nil
