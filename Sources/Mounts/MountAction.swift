@@ -65,6 +65,22 @@ package enum MountStep: String, Hashable, Sendable, CaseIterable {
     case dropRecord
 }
 
+/// The opaque name that a mount bears in the mount table: of one pod's volume, and saying nothing to a reader.
+package enum VolumeOwner {
+    /// Two FNV-1a sums over uid, volume, namespace and name. It guards against mix-ups, not against forgers: who can mount is root.
+    package static func name(of id: VolumeID, namespace: String, podName: String) -> String {
+        let text = [id.podUID, id.volume, namespace, podName].joined(separator: "/")
+        var sums: [UInt64] = [0xcbf2_9ce4_8422_2325, 0x6c62_272e_07bb_0142]
+        for byte in text.utf8 {
+            for place in sums.indices { sums[place] = (sums[place] ^ UInt64(byte)) &* (0x100_0000_01b3 &+ UInt64(place) &* 2) }
+        }
+        return sums.map { sum in
+            let digits = String(sum, radix: 16)
+            return String(repeating: "0", count: 16 - digits.count) + digits
+        }.joined()
+    }
+}
+
 /// A mount of this agent's making whose place is no volume's.
 package struct StrayMount: Hashable, Sendable {
     package var mountID: UInt64
@@ -109,12 +125,14 @@ package enum ObservedMount: Hashable, Sendable {
 package struct ObservedVolume: Hashable, Sendable {
     package var id: VolumeID
     package var mount: ObservedMount
-    /// Nil after a crash that lost it: then the content is not known, and written anew if it is wanted.
+    /// Who it was made for, as the mount itself says (`VolumeOwner`): known even when the record is lost.
+    package var owner: String
+    /// Nil after a crash that lost it: then the content is not known, and written anew if it is wanted for the same pod.
     package var record: VolumeRecord?
     /// The last attempt failed; not before `retryMilliseconds`.
     package var failure: VolumeFailure?
-    package init(id: VolumeID, mount: ObservedMount, record: VolumeRecord? = nil, failure: VolumeFailure? = nil) {
-        self.id = id; self.mount = mount; self.record = record; self.failure = failure
+    package init(id: VolumeID, mount: ObservedMount, owner: String = "", record: VolumeRecord? = nil, failure: VolumeFailure? = nil) {
+        self.id = id; self.mount = mount; self.owner = owner; self.record = record; self.failure = failure
     }
 }
 

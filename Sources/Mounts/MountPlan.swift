@@ -8,7 +8,7 @@ package import NodeProtocol
 /// 2. Nothing goes because of what is not known: without a view, only what a record itself says is over (its grace), or
 ///    everything once the server was silent longer than the policy allows.
 /// 3. A missing or unreadable secret keeps what is mounted and mounts nothing new; a revoked one takes it away.
-/// 4. A volume whose pod has another namespace or name than the record is first removed and only then made for the new one.
+/// 4. A volume whose pod has another namespace or name than the record, or the mount itself, has is first removed and only then made for the new one.
 /// 5. Foreign mounts are reported and never touched.
 /// 6. Content is written when its shape differs, and not because of a new revision alone.
 package struct MountPlan: Hashable, Sendable {
@@ -177,6 +177,7 @@ private struct Planner {
         }
         guard let want else { return volume.record?.graceDeadlineMilliseconds.map { $0 <= now.serverMilliseconds } == true ? .graceEnded : .noConsumer }
         if let record = volume.record, !want.pod.accepts(record) { return .podReplaced }
+        if volume.mount == .ours, volume.owner != VolumeOwner.name(of: volume.id, namespace: want.pod.namespace, podName: want.pod.name) { return .podReplaced }
         if case .revoked = want.verdict, volume.mount == .ours { return .revoked }
         return nil
     }

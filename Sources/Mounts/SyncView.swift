@@ -18,6 +18,8 @@ package struct SyncView: Sendable {
     package private(set) var heardMilliseconds: Int64
     /// Server time less local time, as last told.
     package private(set) var serverOffsetMilliseconds: Int64
+    /// Secrets that the server told and this node let go since the last snapshot: the server does not know that they are not here.
+    private var letGo: Set<SecretName> = []
 
     package init(revision: Int64, heardMilliseconds: Int64, serverOffsetMilliseconds: Int64) {
         self.revision = revision; self.heardMilliseconds = heardMilliseconds; self.serverOffsetMilliseconds = serverOffsetMilliseconds
@@ -46,12 +48,20 @@ package struct SyncView: Sendable {
             if state.pods.isEmpty, desired?.pods.isEmpty != true, mountedVolumes > 0, state.revision == revision {
                 return .refused("the server knows no pods at revision \(revision), at which there were some")
             }
+            letGo = []
             accept(state, localMilliseconds)
             return .accepted
         case .delta(let delta):
             guard isConnected, let desired else { return .refused("a change came before the state it changes") }
             do {
-                accept(try desired.applying(delta), localMilliseconds)
+                let next = try desired.applying(delta)
+                letGo.subtract(delta.secrets.map(\.identity))
+                letGo.subtract(delta.removedSecrets)
+                if let wanted = Self.wanted(in: next, at: now(localMilliseconds: localMilliseconds)).first(where: letGo.contains) {
+                    // Its last consumer's grace ended here a moment before a new one came there: only a snapshot brings it back.
+                    return .refused("secret \(wanted.namespace)/\(wanted.name) was let go and is wanted again")
+                }
+                accept(next, localMilliseconds)
                 return .accepted
             } catch {
                 return .refused("\(error)")
@@ -85,15 +95,22 @@ package struct SyncView: Sendable {
     @discardableResult
     package mutating func release(at now: NodeTime) -> [SecretName] {
         guard var state = desired else { return [] }
-        var named: Set<SecretName> = []
-        for pod in consumers(in: state, at: now) {
-            for volume in pod.volumes {
-                for case .secret(let source) in volume.sources { named.insert(SecretName(namespace: pod.namespace, name: source.secretName)) }
-            }
-        }
+        let named = Set(Self.wanted(in: state, at: now))
+        for secret in state.secrets where !named.contains(secret.identity) { letGo.insert(secret.identity) }
         state.secrets.removeAll { !named.contains($0.identity) }
         desired = state
         return state.secrets.map(\.identity).sorted()
+    }
+
+    /// What consumers mount, in the order of their volumes.
+    private static func wanted(in state: DesiredState, at now: NodeTime) -> [SecretName] {
+        var names: [SecretName] = []
+        for pod in consumers(in: state, at: now) {
+            for volume in pod.volumes {
+                for case .secret(let source) in volume.sources { names.append(SecretName(namespace: pod.namespace, name: source.secretName)) }
+            }
+        }
+        return names
     }
 
     /// The stream is gone. The last good view stays: what is mounted does, and pods that ended in it still go;

@@ -89,11 +89,13 @@ package final class VolumeEngine {
     package func observe() throws -> (volumes: [ObservedVolume], strays: [StrayMount]) {
         let base = root.path + "/pods/"
         var mounts: [VolumeID: ObservedMount] = [:]
+        var owners: [VolumeID: String] = [:]
         var strays: [StrayMount] = []
         for entry in try MountTable.read() where entry.point.hasPrefix(base) {
             let parts = entry.point.dropFirst(base.count).split(separator: "/", omittingEmptySubsequences: false).map(String.init)
             if parts.count == 2, let id = VolumeID(podUID: parts[0], volume: parts[1]) {
                 // Later rows lie on top of earlier ones.
+                owners[id] = String(entry.source.dropFirst(MountEntry.sourcePrefix.count))
                 mounts[id] = entry.isOurs ? .ours : .foreign("\(entry.type) of \(entry.source)")
             } else if entry.isOurs {
                 strays.append(StrayMount(mountID: entry.id, path: entry.point))
@@ -101,7 +103,9 @@ package final class VolumeEngine {
         }
         for id in try directories() where mounts[id] == nil { mounts[id] = ObservedMount.none }
         for id in known.keys where mounts[id] == nil { mounts[id] = ObservedMount.none }
-        let volumes = mounts.sorted { $0.key < $1.key }.map { ObservedVolume(id: $0.key, mount: $0.value, record: known[$0.key], failure: failures[$0.key]) }
+        let volumes = mounts.sorted { $0.key < $1.key }.map { id, mount in
+            ObservedVolume(id: id, mount: mount, owner: owners[id] ?? "", record: known[id], failure: failures[id])
+        }
         return (volumes, strays.sorted { $0.path < $1.path })
     }
 
@@ -217,7 +221,7 @@ package final class VolumeEngine {
             try crashPoint(step)
             switch step {
             case .makeDirectory: try work.makeDirectory()
-            case .makeFileSystem: try work.makeFileSystem(layout.shape)
+            case .makeFileSystem: try work.makeFileSystem(record)
             case .verify: try work.verify()
             case .writeVersion: try work.writeVersion(layout, secrets)
             case .linkCurrent:

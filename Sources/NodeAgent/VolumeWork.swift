@@ -51,10 +51,9 @@ struct VolumeWork: ~Copyable {
         }
     }
 
-    mutating func makeFileSystem(_ shape: VolumeShape) throws {
-        let size = shape.capacity.times(3)
-        var noise = SystemRandomNumberGenerator()
-        let source = MountEntry.sourcePrefix + String(noise.next(), radix: 16)
+    mutating func makeFileSystem(_ record: VolumeRecord) throws {
+        let shape = record.shape, size = shape.capacity.times(3)
+        let source = MountEntry.sourcePrefix + VolumeOwner.name(of: id, namespace: record.namespace, podName: record.podName)
         let made = try TemporaryFileSystem.make(source: source, bytes: max(size.bytes, 64 << 10), inodes: max(size.inodes, 64), mode: "0755", noswap: noswap)
         try VersionTree.own(try made.open(".", Descriptor.readable), group: shape.group)
         volume = consume made
