@@ -69,7 +69,9 @@ package struct NamedKeys: Sendable {
     // MARK: Wrapping
 
     /// Seals `plaintext` under the current version. `context` is not stored and must be given again to open.
-    package func wrap(_ plaintext: SecretValue, namespace: String, name: String, context: Bytes = []) async throws(KeyVaultError) -> (wrapped: Bytes, version: UInt32) {
+    package func wrap(
+        _ plaintext: SecretValue, namespace: String, name: String, context: Bytes = []
+    ) async throws(KeyVaultError) -> (wrapped: Bytes, version: UInt32) {
         guard plaintext.count <= Self.plaintextBytesMax else { throw .tooLarge(limit: Self.plaintextBytesMax) }
         guard let (stored, _) = try await read(namespace, name, try Self.place(namespace, name)) else { throw .keyNotFound(name) }
         let version = stored.key.current

@@ -216,7 +216,8 @@ extension Keyring {
     package func unwrap(_ record: WrappedFileKey) throws(SealingError) -> SecretBytes {
         let root = try root(record.rootGeneration)
         return try unsafe root.key.withUnsafeStart { root throws(SealingError) in
-            try unsafe Envelope.unwrap(record.wrapped, headerBytes: WrappedFileKey.headerBytes, as: .fileKey, under: root, context: .init(keyring: id, subject: nil))
+            try unsafe Envelope.unwrap(record.wrapped, headerBytes: WrappedFileKey.headerBytes, as: .fileKey, under: root,
+                                       context: .init(keyring: id, subject: nil))
         }
     }
 
@@ -232,7 +233,9 @@ extension Keyring {
         }
         if let failure { throw failure }
     }
-    private func wrap(keyEncryptionKey kek: borrowing SecretBytes, _ kekID: KeyEncryptionKeyID, createdMilliseconds: UInt64) throws(SealingError) -> WrappedKeyEncryptionKey {
+    private func wrap(
+        keyEncryptionKey kek: borrowing SecretBytes, _ kekID: KeyEncryptionKeyID, createdMilliseconds: UInt64
+    ) throws(SealingError) -> WrappedKeyEncryptionKey {
         let root = try root(rootGeneration)
         let header = WrappedKeyEncryptionKey.header(kekID, rootGeneration: root.generation, createdMilliseconds: createdMilliseconds)
         let wrapped = unsafe root.key.withUnsafeStart { root in
@@ -260,7 +263,8 @@ extension Keyring {
         _ = try record.parsedCreatedMilliseconds()
         let kek = try keyEncryptionKey(record.wrappedBy)
         return try unsafe kek.withUnsafeStart { kek throws(SealingError) in
-            try unsafe Envelope.unwrap(record.wrapped, headerBytes: WrappedDataKey.headerBytes, as: .dataKey, under: kek, context: .init(keyring: id, subject: nil))
+            try unsafe Envelope.unwrap(record.wrapped, headerBytes: WrappedDataKey.headerBytes, as: .dataKey, under: kek,
+                                       context: .init(keyring: id, subject: nil))
         }
     }
     /// A copy in guarded memory.

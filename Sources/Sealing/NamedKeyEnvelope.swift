@@ -56,7 +56,8 @@ package enum NamedKeyEnvelope {
             try sealing { () throws -> SecretBytes in
                 try unsafe SecretBytes(capacity: blob.count - overheadBytes) { target in
                     if let failure = unsafe blob.withUnsafeBytes({ blob in
-                        unsafe Envelope.open(blob, as: .namedKey, under: key, context: .init(keyring: keyring, subject: context), headerBytes: headerBytes, into: target)
+                        unsafe Envelope.open(blob, as: .namedKey, under: key, context: .init(keyring: keyring, subject: context),
+                                             headerBytes: headerBytes, into: target)
                     }) { throw failure }
                     return target.count
                 }

@@ -73,9 +73,12 @@ struct BarrierTests {
     func preconditions() async throws {
         let barrier = try await store.open(), key = bytes("objects/a")
         let first = try await barrier.put(key, domain: "p", value: try secret("1"), if: .absent)
-        await #expect(throws: BarrierError.preconditionFailed(current: first)) { _ = try await barrier.put(key, domain: "p", value: try secret("2"), if: .absent) }
-        let second = try await barrier.put(key, domain: "p", value: try secret("2"), if: .modificationRevision(first))
-        await #expect(throws: BarrierError.preconditionFailed(current: second)) { _ = try await barrier.put(key, domain: "p", value: try secret("3"), if: .modificationRevision(first)) }
+        let two = try secret("2"), three = try secret("3")
+        await #expect(throws: BarrierError.preconditionFailed(current: first)) { _ = try await barrier.put(key, domain: "p", value: two, if: .absent) }
+        let second = try await barrier.put(key, domain: "p", value: two, if: .modificationRevision(first))
+        await #expect(throws: BarrierError.preconditionFailed(current: second)) {
+            _ = try await barrier.put(key, domain: "p", value: three, if: .modificationRevision(first))
+        }
         await #expect(throws: BarrierError.preconditionFailed(current: second)) { _ = try await barrier.delete(key, if: .modificationRevision(first)) }
         #expect(try await barrier.get(key, revision: first)?.text == "1")
         #expect(try await barrier.get(key, revision: 0)?.text == "2")
@@ -126,7 +129,8 @@ struct BarrierTests {
         try await barrier.putPlain("a", "5")
         func holds(_ key: String, _ relation: Compare.Relation, _ value: String) async throws -> Bool {
             let compare = EtcdCompare.value(Keyspace.plain.stored(KeyRange(bytes(key))), relation, try secret(value))
-            guard case .command(.operation(.transaction(let succeeded, _)), _) = try await barrier.transaction(EtcdTransaction(compares: [compare])) else { throw Unexpected() }
+            let body = try await barrier.transaction(EtcdTransaction(compares: [compare]))
+            guard case .command(.operation(.transaction(let succeeded, _)), _) = body else { throw Unexpected() }
             return succeeded
         }
         let cases: [(String, Compare.Relation, String, Bool)] = [
@@ -174,9 +178,10 @@ struct BarrierTests {
     @Test("a kube-apiserver's secrets have a domain per namespace, other keys share one")
     func domains() async throws {
         let barrier = try await store.open()
-        for key in ["/registry/secrets/prod/db", "/registry/secrets/test/db", "/registry/pods/prod/web", "x", "/registry/secrets/UPPER/db"] { try await barrier.putPlain(key, "v") }
+        let keys = ["/registry/secrets/prod/db", "/registry/secrets/test/db", "/registry/pods/prod/web", "x", "/registry/secrets/UPPER/db"]
+        for key in keys { try await barrier.putPlain(key, "v") }
         _ = try await barrier.put(bytes("objects/secrets/prod/x"), domain: "prod", value: try secret("v"), if: .none)
-        #expect(barrier.keyTable().domains.map { String(decoding: $0.name, as: UTF8.self) }.sorted() == ["namespace/prod", "plain", "registry/prod", "registry/test"])
+        #expect(barrier.domainKeys().map(\.name) == ["namespace/prod", "plain", "registry/prod", "registry/test"])
         await barrier.close()
     }
 

@@ -20,6 +20,7 @@ struct DataDirectoryTests {
             return nil
         } catch let error as DataDirectoryError { return error }
     }
+    private func notAsItShould() { Issue.record("it was not refused as it should") }
     /// Runs `body`, and expects every file to be as it was.
     @discardableResult
     private func unchanged<R>(_ body: () async throws -> R) async throws -> R {
@@ -45,7 +46,7 @@ struct DataDirectoryTests {
         try await populated()
         let other = store.folder + "/other.key"
         #expect(FileManager.default.createFile(atPath: other, contents: Data(repeating: 3, count: 32), attributes: [.posixPermissions: 0o400]))
-        guard case .wrongSeal(let reason) = try await unchanged({ try await refusal(seal: .keyFile(path: other)) }) else { Issue.record("it was not refused as it should"); return }
+        guard case .wrongSeal(let reason) = try await unchanged({ try await refusal(seal: .keyFile(path: other)) }) else { return notAsItShould() }
         #expect(reason.contains(other))
         #expect(try await refusal() == nil)
     }
@@ -91,7 +92,7 @@ struct DataDirectoryTests {
             try FileManager.default.removeItem(atPath: store.data + "/" + file)
             try FileManager.default.copyItem(atPath: other.data + "/" + file, toPath: store.data + "/" + file)
         }
-        guard case .storage(let reason) = try await unchanged({ try await refusal(seal: .keyFile(path: other.keyFile)) }) else { Issue.record("it was not refused as it should"); return }
+        guard case .storage(let reason) = try await unchanged({ try await refusal(seal: .keyFile(path: other.keyFile)) }) else { return notAsItShould() }
         #expect(!reason.isEmpty)
     }
 
@@ -126,7 +127,7 @@ struct DataDirectoryTests {
     func lostSeal() async throws {
         try await populated()
         try FileManager.default.removeItem(atPath: store.data + "/seal")
-        guard case .incomplete = try await unchanged({ try await refusal() }) else { Issue.record("it was not refused as it should"); return }
+        guard case .incomplete = try await unchanged({ try await refusal() }) else { return notAsItShould() }
     }
 
     @Test("a changed seal file is refused, whichever byte it is")
@@ -155,6 +156,6 @@ struct DataDirectoryTests {
         #expect(try await refusal(seal: source) == nil)
         try FileManager.default.removeItem(atPath: path)
         write("open sesam\n")
-        guard case .wrongSeal = try await refusal(seal: source) else { Issue.record("it was not refused as it should"); return }
+        guard case .wrongSeal = try await refusal(seal: source) else { return notAsItShould() }
     }
 }

@@ -132,6 +132,7 @@ struct KeyManagementTests {
     func ciphertextLimit() async throws {
         let largest = 1024 - NamedKeyEnvelope.overheadBytes
         #expect(try await management.encrypt(try SecretValue(copying: Bytes(repeating: 1, count: largest))).ciphertext.count == 1024)
-        await #expect(throws: KeyVaultError.tooLarge(limit: largest)) { _ = try await management.encrypt(try SecretValue(copying: Bytes(repeating: 1, count: largest + 1))) }
+        let tooLarge = try SecretValue(copying: Bytes(repeating: 1, count: largest + 1))
+        await #expect(throws: KeyVaultError.tooLarge(limit: largest)) { _ = try await management.encrypt(tooLarge) }
     }
 }

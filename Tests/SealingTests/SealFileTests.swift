@@ -47,7 +47,8 @@ struct SealFileTests {
         #expect(throws: (any Error).self) { try file.open(with: try secret(second)) }
         #expect(throws: SealFileError.noSlots) { try file.remove(slot: 1, root: root) }
         #expect(throws: SealFileError.noSuchSlot(9)) { try file.remove(slot: 9, root: root) }
-        #expect(throws: SealFileError.badMac) { _ = try file.add(try KeyFileSlot.recipient(for: SecretBytes(copying: second)), root: try RootKey.random(generation: 1)) }
+        let recipient = try KeyFileSlot.recipient(for: SecretBytes(copying: second)), otherRoot = try RootKey.random(generation: 1)
+        #expect(throws: SealFileError.badMac) { _ = try file.add(recipient, root: otherRoot) }
     }
 
     @Test("a passphrase opens its slot, another does not, an empty one is no passphrase")
@@ -89,7 +90,8 @@ struct SealFileTests {
 
     @Test("a slot taken from another file is noticed by the mac even where it opens")
     func swappedSlot() throws {
-        let other = try SealFile(keyring: keyring, root: try RootKey.random(generation: 1), recipients: [KeyFileSlot.recipient(for: SecretBytes(copying: keyFile))])
+        let recipient = try KeyFileSlot.recipient(for: SecretBytes(copying: keyFile))
+        let other = try SealFile(keyring: keyring, root: try RootKey.random(generation: 1), recipients: [recipient])
         let slotBytes = 8 + 16 + 4 + 2 ..< file.encoded().count - SealFile.macBytes
         var spliced = file.encoded()
         spliced.replaceSubrange(slotBytes, with: other.encoded()[slotBytes])

@@ -32,7 +32,9 @@ struct SecretBase64Tests {
         #expect(try decoded("Zm9v\r\nYmFy\n") == Array("foobar".utf8))
     }
 
-    @Test("what is no padded standard base64 is refused", arguments: ["Z", "Zg", "Zg=", "Zg===", "Zm9v!", "Zm 9v", "Zh==", "_-8=", "Zg==Zg==", "=", "Zm9vYg==\0"])
+    @Test("what is no padded standard base64 is refused", arguments: [
+        "Z", "Zg", "Zg=", "Zg===", "Zm9v!", "Zm 9v", "Zh==", "_-8=", "Zg==Zg==", "=", "Zm9vYg==\0",
+    ])
     func refused(text: String) {
         #expect(throws: MalformedBase64()) { try decoded(text) }
     }
