@@ -92,8 +92,8 @@ library("NodeAgent", "NodeProtocol", "Mounts", "SecretMemory", "CLinux", "CSodiu
 library("Commands", "APIClient", "Resources", "SecretMemory", "Certificates", "Basics", External.arguments, External.yams, External.core)
 // Products.
 library("Coffer", "Barrier", "KeyVault", "ObjectStore", "Resources", "Sealing", "ReplicaService", "MVCC", "SecretMemory", "Basics", External.logging)
-executable("cofferd", "Coffer", "EtcdServer", "APIServer", "KeyVault", "ObjectStore", "Barrier", "Sealing", "SecretMemory", "Audit", "Certificates", "RPC", "CLinux", "Basics",
-           External.arguments, External.logging, External.lifecycle, External.unixSignals, External.posix, External.core)
+executable("cofferd", "EtcdServer", "APIServer", "KeyVault", "Barrier", "Sealing", "Audit", "Resources", "Certificates", "RPC", "CLinux", "Basics",
+           External.arguments, External.logging, External.lifecycle, External.unixSignals, External.posix, External.core, External.ssl)
 executable("coffer-agent", "NodeAgent", "NodeProtocol", "Mounts", External.arguments, External.logging, External.unixSignals)
 executable("cofferctl", "Commands")
 targets.append(.testTarget(name: "TidyTests", swiftSettings: swiftSettings))
@@ -101,7 +101,7 @@ targets.append(.testTarget(name: "ConformanceTests", swiftSettings: swiftSetting
 if Context.environment["COFFER_BENCHMARKS"] != nil {
     targets.append(.executableTarget(
         name: "coffer-bench",
-        dependencies: ["EtcdClient", "EtcdProtocol", "RPC", "Sealing", "SecretMemory", "MVCC", "Basics", "CSodium", External.core, External.posix],
+        dependencies: ["EtcdServer", "EtcdProtocol", "RPC", "Barrier", "Audit", "Sealing", "SecretMemory", "MVCC", "Basics", "CSodium", External.core, External.posix, External.hpack, External.logging],
         path: "Benchmarks/coffer-bench", swiftSettings: swiftSettings))
 }
 

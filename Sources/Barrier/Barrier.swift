@@ -37,6 +37,7 @@ package final class Barrier: Sendable {
     }
 
     package func status() -> ReplicaStatus { service.status() }
+    package var memberID: UInt64 { directory.member.rawValue }
     package func keyTable() -> KeyTable { service.keyTable() }
 
     // MARK: Keys

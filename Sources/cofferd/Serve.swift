@@ -1,0 +1,146 @@
+import APIServer
+import ArgumentParser
+import Audit
+import Barrier
+import Basics
+import Certificates
+import CLinux
+import EtcdServer
+import Foundation
+import KeyVault
+import Logging
+import NIOCore
+import NIOPosix
+import NIOSSL
+import RPC
+import Sealing
+import ServiceLifecycle
+import UnixSignals
+
+/// Runs the daemon until SIGTERM or SIGINT.
+struct Serve: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(abstract: "Run the daemon (the default).")
+
+    @Option(help: "Name of this member, as etcd's clients show it.") var name = "default"
+    @Option(help: "Where everything is stored; made if it is not there.") var dataDir = "default.coffer"
+    @Option(help: "32 random bytes, outside the data directory; made at the first start.") var sealKeyFile: String?
+    @Option(help: "A file whose first line is the passphrase that opens the seal.") var sealPassphraseFile: String?
+    @Option(help: "Certificates: authority, server, administrator, nodes.") var pkiDir: String?
+    @Option(help: "Where to serve etcd's API.") var listenClientUrls = ListenAddress(argument: "http://127.0.0.1:2379")!
+    @Option(help: "What to tell clients of that address, if it differs.") var advertiseClientUrls: String?
+    @Option(help: "Where to serve the secrets API.") var listenSecretsUrl = ListenAddress(argument: "https://127.0.0.1:6443")!
+    @Option(help: "Further names and addresses for the secrets API's certificate.") var serverName: [String] = []
+    @Option(help: "Certificate for https on the etcd port; without it the one of --pki-dir.") var certFile: String?
+    @Option(help: "Its key.") var keyFile: String?
+    @Option(help: "Authority of the etcd port's clients; without it the one of --pki-dir.") var trustedCaFile: String?
+    @Option(help: "Audit records, one a line; names of keys stand in it, so it is kept out of the data directory.") var auditLog: String?
+    @Option(help: "trace, debug, info, notice, warning, error or critical.", transform: { text in
+        guard let level = Logger.Level(rawValue: text) else { throw ValidationError("'\(text)' is no log level") }
+        return level
+    }) var logLevel = Logger.Level.notice
+    @Option(help: "Event loops of the etcd port.") var eventLoops = 1
+    @Flag(help: "Leave pods without a node unbound.") var noScheduler = false
+
+    func validate() throws {
+        guard sealKeyFile == nil || sealPassphraseFile == nil else { throw ValidationError("give --seal-key-file or --seal-passphrase-file, not both") }
+        guard listenClientUrls.isTLS || listenClientUrls.isLoopback else {
+            throw ValidationError("\(listenClientUrls.url): without TLS the etcd port listens on loopback only; use https://")
+        }
+        guard listenSecretsUrl.isTLS else { throw ValidationError("\(listenSecretsUrl.url): the secrets API is https:// only") }
+        guard (certFile == nil) == (keyFile == nil) else { throw ValidationError("--cert-file and --key-file go together") }
+        guard (1...64).contains(eventLoops) else { throw ValidationError("--event-loops wants 1 to 64") }
+        guard !dataDir.isEmpty else { throw ValidationError("--data-dir is empty") }
+    }
+
+    func run() async throws {
+        // Neither a core nor a debugger's look, nor a crash report, may show keys.
+        _ = clinux_forbid_dump()
+        _ = clinux_forbid_core()
+        let level = logLevel
+        LoggingSystem.bootstrap { label in
+            var handler = StreamLogHandler.standardError(label: label)
+            handler.logLevel = level
+            return handler
+        }
+        var logger = Logger(label: "cofferd")
+        logger.logLevel = level
+        do { try await serve(logger) } catch {
+            FileHandle.standardError.write(Data("cofferd: \(error)\n".utf8))
+            throw ExitCode.failure
+        }
+    }
+
+    private var seal: SealSource {
+        if let sealPassphraseFile { return .passphraseFile(path: sealPassphraseFile) }
+        return .keyFile(path: sealKeyFile ?? trimmedDataDir + ".seal.key")
+    }
+    private var trimmedDataDir: String { dataDir.count > 1 && dataDir.hasSuffix("/") ? String(dataDir.dropLast()) : dataDir }
+
+    /// (1) certificates, (2) the store, (3) the servers; each only after the one it needs, and closed in the opposite order.
+    private func serve(_ logger: Logger) async throws {
+        let pki = try Pki(path: pkiDir ?? trimmedDataDir + ".pki", secrets: listenSecretsUrl, extraNames: serverName) // (1)
+        let barrier = try await Barrier.open(trimmedDataDir, seal: seal, logger: logger) // (2)
+        let audit = try AuditLog(path: auditLog ?? trimmedDataDir + ".audit.log")
+        let vault = KeyVault(barrier: barrier, now: wallMilliseconds, logger: logger)
+        await vault.start()
+        do { // (3)
+            try await serve(barrier, vault, audit, pki, logger)
+        } catch {
+            logger.error("stopping", metadata: ["reason": "\(error)"])
+            await close(barrier, vault, audit)
+            throw error
+        }
+        await close(barrier, vault, audit)
+    }
+    private func close(_ barrier: Barrier, _ vault: KeyVault, _ audit: AuditLog) async {
+        await vault.stop()
+        await barrier.close()
+        try? audit.close()
+    }
+
+    private func serve(_ barrier: Barrier, _ vault: KeyVault, _ audit: AuditLog, _ pki: Pki, _ logger: Logger) async throws {
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: eventLoops)
+        let identity = EtcdService.Identity(
+            clusterID: clusterID(barrier), memberID: barrier.memberID, name: name, clientURLs: [advertiseClientUrls ?? listenClientUrls.url])
+        let etcd = EtcdService(barrier: barrier, identity: identity, trail: FileTrail(log: audit, now: wallMilliseconds), logger: logger)
+        let tls = listenClientUrls.isTLS ? try pki.etcdContext(certificate: certFile, key: keyFile, authority: trustedCaFile) : nil
+        let server = try await Server.listen(
+            Server.Configuration(host: listenClientUrls.host, port: listenClientUrls.port, tls: tls), group: group, factory: etcd, logger: logger)
+
+        var configuration = APIServer.Configuration(
+            host: listenSecretsUrl.host, port: listenSecretsUrl.port,
+            tls: try TransportSecurity.server(pki.server, clients: pki.authority.certificate, certificates: .optional))
+        configuration.schedules = !noScheduler
+        let api = APIServer(
+            configuration: configuration, keyValue: barrier, operations: VaultOperations(vault: vault, sealName: sealName), audit: audit, logger: logger)
+        let ready = Task {
+            var address = listenSecretsUrl
+            address.port = try await api.boundPort()
+            try pki.writeKubeconfig(server: address)
+            var etcdAddress = listenClientUrls
+            etcdAddress.port = server.port
+            print("etcd API on \(etcdAddress.url), secrets API on \(address.url), kubeconfig \(pki.kubeconfigPath)")
+            print("ready to serve client requests")
+            fflush(nil)
+        }
+        let services = ServiceGroup(configuration: .init(services: [api], gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
+        do { try await services.run() } catch {
+            ready.cancel()
+            await server.shutdown(grace: .seconds(1))
+            await etcd.shutdown()
+            throw error
+        }
+        await server.shutdown(grace: .seconds(2))
+        await etcd.shutdown()
+        try await group.shutdownGracefully()
+    }
+
+    private var sealName: String { sealPassphraseFile == nil ? "key-file" : "passphrase" }
+
+    /// Follows from the keyring, which is what the members of one cluster share.
+    private func clusterID(_ barrier: Barrier) -> UInt64 {
+        barrier.keyring.id.bytes.prefix(8).reduce(0) { $0 << 8 | UInt64($1) }
+    }
+}
+
+@Sendable func wallMilliseconds() -> UInt64 { UInt64(max(0, Date().timeIntervalSince1970) * 1000) }

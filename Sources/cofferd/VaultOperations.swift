@@ -1,0 +1,61 @@
+import APIServer
+import Barrier
+import KeyVault
+import Resources
+
+/// What the secrets API asks of the key vault.
+struct VaultOperations: Operations {
+    let vault: KeyVault
+    let sealName: String
+
+    func rotate(namespace: String, level: RotationLevel) async throws -> RotationProgress {
+        do {
+            let rotated = try await vault.rotate(namespace: namespace, level: level == .dataKey ? .dataKey : .keyEncryptionKey)
+            let status = await vault.vaultStatus()
+            return progress(namespace, level, in: status, number: rotated.first?.number)
+        } catch RotationError.unknownDomain {
+            throw Status.badRequest("namespace \(namespace) has no keys yet: they are made when its first object is written")
+        }
+    }
+
+    func rotations() async throws -> [RotationProgress] {
+        let status = await vault.vaultStatus()
+        return namespaces(status).map { progress($0, .dataKey, in: status, number: nil) }
+    }
+
+    func vaultStatus() async throws -> VaultStatus {
+        let status = await vault.vaultStatus()
+        return VaultStatus(isSealed: false, keyring: status.keyring, slots: [sealName], domains: status.domains.map { domain in
+            VaultStatus.Domain(
+                name: domain.name, keyEncryptionKeyVersion: Int64(domain.keyEncryptionKeys.filter { $0.state == .active }.map(\.version).max() ?? 0),
+                dataKeys: domain.dataKeys.map { key in
+                    let state = switch key.state { case .active: "Active"; case .decryptOnly: "Retired"; case .destroyed: "Destroyed" }
+                    return VaultStatus.DataKey(generation: Int64(key.generation), state: state, values: key.ciphertexts)
+                })
+        })
+    }
+
+    private static let prefix = "namespace/"
+    private func namespaces(_ status: KeyVault.Status) -> [String] {
+        status.domains.filter { $0.name.hasPrefix(Self.prefix) }.map { String($0.name.dropFirst(Self.prefix.count)) }
+    }
+
+    private func progress(_ namespace: String, _ level: RotationLevel, in status: KeyVault.Status, number: UInt32?) -> RotationProgress {
+        let domain = status.domains.first { $0.name == Self.prefix + namespace }
+        let done: Int64, remaining: Int64, active: UInt32
+        switch level {
+        case .dataKey:
+            done = domain?.dataKeys.filter { $0.state == .active }.map(\.ciphertexts).reduce(0, +) ?? 0
+            remaining = domain?.remaining ?? 0
+            active = domain?.dataKeys.filter { $0.state == .active }.map(\.generation).max() ?? 0
+        case .keyEncryptionKey:
+            done = domain?.keyEncryptionKeys.filter { $0.state == .active }.map(\.dataKeys).reduce(0, +) ?? 0
+            remaining = domain?.keyEncryptionKeys.filter { $0.state == .decryptOnly }.map(\.dataKeys).reduce(0, +) ?? 0
+            active = domain?.keyEncryptionKeys.filter { $0.state == .active }.map(\.version).max() ?? 0
+        }
+        let failure = status.progress.failure
+        return RotationProgress(
+            namespace: namespace, level: level, state: remaining == 0 ? .complete : failure == nil ? .running : .failed,
+            generation: Int64(number ?? active), done: done, remaining: remaining, message: failure ?? "")
+    }
+}
