@@ -53,6 +53,7 @@ struct Vector: CustomStringConvertible {
             case "key-encryption key": return .success(try openKeyEncryptionKey(blob))
             case "file key": return .success(try openFileKey(blob))
             case "seal file": return .success(try openSealFile(blob))
+            case "named key": return .success(try openNamedKey(blob))
             default: return .failure(OutcomeName("no kind \(kind)"))
             }
         } catch { return .failure(OutcomeName(error)) }
@@ -92,6 +93,12 @@ struct Vector: CustomStringConvertible {
         guard wrapped.generation == (try number("generation")), wrapped.member.rawValue == (try number("member")) else { throw SealingError.movedRecord }
         return key.withUnsafeBytes { Bytes($0) }
     }
+    private func openNamedKey(_ blob: Bytes) throws -> Bytes {
+        guard let id = KeyringID(try bytes("keyring")) else { throw Unreadable(field: "keyring") }
+        let reference = try NamedKeyEnvelope.reference(of: blob)
+        guard reference == NamedKeyEnvelope.Reference(keyID: try bytes("key_id"), version: try number("key_version")) else { throw OutcomeName("unknown key") }
+        return try NamedKeyEnvelope.open(blob, under: try secret("material"), keyring: id, context: try bytes("context")).withUnsafeBytes { Bytes($0) }
+    }
     private func openSealFile(_ blob: Bytes) throws -> Bytes {
         let root = try SealFile(decoding: blob).open(with: .keyFile(try secret("key_file")))
         guard root.generation == (try number("root_generation")) else { throw SealingError.movedRecord }
@@ -110,6 +117,7 @@ struct OutcomeName: Error, Equatable {
     init(_ text: String) { self.text = text }
     init(_ error: any Error) {
         text = switch error {
+        case let named as OutcomeName: named.text
         case SealingError.truncated, SealFileError.truncated, SealFileError.sealing(.truncated): "truncated"
         case let error as MalformedBytes: error.what.hasPrefix("no sealed") ? "wrong magic" : "truncated"
         case SealingError.wrongMagic, SealFileError.wrongMagic, SealFileError.sealing(.wrongMagic): "wrong magic"

@@ -6,7 +6,7 @@ struct VectorTests {
     @Test("the vectors are there, of every kind, and some of each kind open")
     func present() {
         #expect(Vector.all.count >= 40)
-        for kind in ["value", "data key", "key-encryption key", "file key", "seal file"] {
+        for kind in ["value", "data key", "key-encryption key", "file key", "seal file", "named key"] {
             let outcomes = Set(Vector.all.filter { $0.kind == kind }.map(\.outcome))
             #expect(outcomes.contains("opens") && outcomes.count > 2, "\(kind)")
         }
