@@ -164,9 +164,7 @@ public final class Coffer: Sendable {
     func item(_ version: KeyVersion) throws(CofferError) -> Item {
         let value: SecretValue
         do { value = try barrier.plaintext(of: version) } catch { throw CofferError(.unreadable, error.description) }
-        return Item(
-            key: Key(Keyspace.name(version.key)), value: Secret(value), createRevision: version.createRevision, revision: version.revision.main,
-            version: version.version, lease: version.lease)
+        return Item(version, Secret(value))
     }
 
     /// One request, one answer.
@@ -184,6 +182,14 @@ public final class Coffer: Sendable {
             precondition(answers.count == 1)
             continuation.resume(returning: answers[0].result)
         }
+    }
+}
+
+extension Coffer.Item {
+    init(_ version: KeyVersion, _ value: Coffer.Secret) {
+        key = Coffer.Key(Keyspace.name(version.key))
+        self.value = value
+        (createRevision, revision, self.version, lease) = (version.createRevision, version.revision.main, version.version, version.lease)
     }
 }
 

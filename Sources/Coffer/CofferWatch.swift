@@ -3,6 +3,7 @@ import Basics
 import MVCC
 import ReplicaService
 import Sealing
+import SecretMemory
 
 extension Coffer {
     /// The changes of entries, in order and complete, from the first after `revision` (0: from now on). The stream ends by throwing
@@ -12,43 +13,57 @@ extension Coffer {
         var options = WatchOptions()
         options.startRevision = revision == 0 ? 0 : revision + 1
         options.progressIntervalMilliseconds = 1_000
-        let (deliveries, input) = AsyncStream.makeStream(of: (WatchDelivery, ReadPin).self)
-        let service = barrier.service
-        let id = service.watch(Keyspace.plain.stored(keys.keyRange), options: options, sink: Deliveries(input, service))
-        return AsyncThrowingStream { output in
-            let pump = Task {
-                defer { service.cancel(id) }
-                for await (delivery, pin) in deliveries {
-                    do {
-                        guard let changes = try self.changes(delivery) else { return output.finish() }
-                        output.yield(changes)
-                        if case .events(let events, _) = delivery.content { service.consumed(id, events: events.count) }
-                    } catch { return output.finish(throwing: error) }
-                    pin.release()
-                }
-                output.finish()
-            }
-            output.onTermination = { _ in pump.cancel() }
-        }
+        let reader = WatchReader(self, Keyspace.plain.stored(keys.keyRange), options)
+        return AsyncThrowingStream { try await reader.next() }
     }
+}
 
-    /// `nil`: the watch has ended as was asked.
-    private func changes(_ delivery: WatchDelivery) throws(CofferError) -> Changes? {
+/// One watch, read as fast as its reader asks: values are opened when they are asked for, and only then count as consumed.
+/// What waits is ciphertext, and bounded by the service.
+private actor WatchReader {
+    private let barrier: Barrier
+    private let id: WatchID
+    private let deliveries: AsyncStream<(WatchDelivery, ReadPin)>.Iterator
+
+    init(_ coffer: Coffer, _ range: KeyRange, _ options: WatchOptions) {
+        barrier = coffer.barrier
+        let (stream, input) = AsyncStream.makeStream(of: (WatchDelivery, ReadPin).self)
+        deliveries = stream.makeAsyncIterator()
+        id = barrier.service.watch(range, options: options, sink: Deliveries(input, barrier.service))
+    }
+    deinit { barrier.service.cancel(id) }
+
+    /// `nil`: the reader was cancelled, or the watch.
+    func next() async throws(CofferError) -> Coffer.Changes? {
+        var iterator = deliveries
+        guard let (delivery, pin) = await iterator.next(isolation: self) else { return nil }
+        defer { pin.release() }
         switch delivery.content {
-        case .created(let revision), .progress(let revision): return Changes(changes: [], revision: revision)
+        case .created(let revision), .progress(let revision): return Coffer.Changes(changes: [], revision: revision)
         case .events(let events, let revision):
-            var changes: [Changes.Change] = []
-            for event in events {
-                switch event.kind {
-                case .put: changes.append(.put(try item(event.version)))
-                case .delete: changes.append(.delete(Key(Keyspace.name(event.version.key)), revision: event.version.revision.main))
-                }
-            }
-            return Changes(changes: changes, revision: revision)
+            defer { barrier.service.consumed(id, events: events.count) }
+            return Coffer.Changes(changes: try changes(events), revision: revision)
         case .cancelled(.requested, _): return nil
         case .cancelled(.compacted(let revision), _): throw CofferError(.revisionGone, "history before revision \(revision) was compacted")
         case .cancelled(.unavailable(let reason), _): throw CofferError(.unavailable, reason)
         }
+    }
+
+    private func changes(_ events: [WatchEvent]) throws(CofferError) -> [Coffer.Changes.Change] {
+        var changes: [Coffer.Changes.Change] = []
+        changes.reserveCapacity(events.count)
+        for event in events {
+            switch event.kind {
+            case .put: changes.append(.put(Coffer.Item(event.version, Coffer.Secret(try value(event)))))
+            case .delete: changes.append(.delete(Coffer.Key(Keyspace.name(event.version.key)), revision: event.version.revision.main))
+            }
+        }
+        return changes
+    }
+    /// The event's own ciphertext, if it has one; the record's, if that was replaced since and its key is gone.
+    private func value(_ event: WatchEvent) throws(CofferError) -> SecretValue {
+        if let sealed = event.value, let opened = try? barrier.keyring.open(sealed, key: event.version.key) { return SecretValue(opened) }
+        do { return try barrier.plaintext(of: event.version) } catch { throw CofferError(.unreadable, error.description) }
     }
 
     /// Each delivery takes a pin along, so that what it names is still there when it is read.

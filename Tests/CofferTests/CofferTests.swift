@@ -96,6 +96,27 @@ struct CofferTests {
         await coffer.close()
     }
 
+    @Test("a reader that begins late, after thousands of changes and a rotation, misses nothing")
+    func lateReader() async throws {
+        let coffer = try await open()
+        let stream = coffer.watch(.prefix("w/"))
+        var iterator = stream.makeAsyncIterator()
+        _ = try await iterator.next()
+        for number in 0..<2_000 { try await coffer.put("w/\(number % 7)", secret("v\(number)")) }
+        try await coffer.rotateEntries(.dataKey)
+        await coffer.rotationsSettled()
+        var told: [String] = []
+        while told.count < 2_000, let changes = try await iterator.next() {
+            for case .put(let item) in changes.changes { told.append(item.value.revealedText()) }
+        }
+        #expect(told == (0..<2_000).map { "v\($0)" })
+        await coffer.close()
+        do {
+            while try await iterator.next() != nil {}
+            Issue.record("the watch ended as if it had been asked to")
+        } catch let error as CofferError { #expect(error.code == .unavailable) }
+    }
+
     @Test("what is put with a lease goes when it ends")
     func leases() async throws {
         let coffer = try await open()
