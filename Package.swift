@@ -82,10 +82,11 @@ library("Barrier", "ReplicaService", "MVCC", "Sealing", "FileSealing", "Storage"
 library("ObjectStore", "Barrier", "Resources", "SecretMemory", "Basics")
 library("KeyVault", "Barrier", "Sealing", "SecretMemory", "Basics", External.logging)
 library("EtcdProtocol", "Basics", External.core)
-library("EtcdServer", "Barrier", "ReplicaService", "MVCC", "EtcdProtocol", "RPC", "Audit", "SecretMemory", "Basics", External.core, External.hpack, External.posix, External.concurrency, External.logging, tests: ["EtcdClient", "Sealing"])
+library("EtcdServer", "Barrier", "ReplicaService", "MVCC", "EtcdProtocol", "RPC", "Audit", "SecretMemory", "Basics", External.core, External.hpack, External.posix, External.concurrency, External.logging, tests: ["EtcdClient", "Storage"])
 library("EtcdClient", "EtcdProtocol", "RPC", "Basics", External.core, External.posix, tests: nil)
-library("APIServer", "ObjectStore", "KeyVault", "Barrier", "Access", "NodeProtocol", "Audit", "Resources", "SecretMemory", "Certificates", "Basics",
-        External.hummingbird, External.hummingbirdHTTP2, External.hummingbirdTLS, External.hummingbirdCore, External.httpTypes, External.core, External.http1, External.ssl, External.logging, External.lifecycle)
+library("APIServer", "ObjectStore", "Barrier", "Access", "NodeProtocol", "Audit", "Resources", "SecretMemory", "Certificates", "Basics",
+        External.hummingbird, External.hummingbirdHTTP2, External.hummingbirdCore, External.httpTypes, External.core, External.ssl, External.logging, External.lifecycle,
+        tests: [External.httpClient, External.foundationCompat, External.http1])
 library("APIClient", "Resources", "SecretMemory", "Certificates", "Basics", External.httpClient, External.core, External.http1, External.ssl, External.yams)
 library("NodeAgent", "NodeProtocol", "Mounts", "SecretMemory", "CLinux", "CSodium", "Basics",
         External.httpClient, External.core, External.posix, External.foundationCompat, External.http1, External.ssl, External.logging, unsafe: true)

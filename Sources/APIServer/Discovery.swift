@@ -24,8 +24,17 @@ enum Discovery {
         for member in cofferGroup.members { group[member.key] = member.value }
         return group
     }
-    /// Coffer's own paths are no resources that `get` and its like could take.
-    static let cofferResources: JSONValue = ["kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "coffer.dev/v1", "resources": []]
+    /// All are parts of something, so that no client takes them for resources to `get`.
+    static let cofferResources: JSONValue = [
+        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "coffer.dev/v1",
+        "resources": .array(
+            [
+                ("nodes/sync", "DesiredState", ["create"]), ("nodes/acks", "AcknowledgementList", ["create", "get"]), ("operator/rotate", "Rotation", ["create"]),
+                ("operator/rotations", "RotationList", ["get"]), ("vault/status", "VaultStatus", ["get"]),
+            ].map { name, kind, verbs in
+                ["name": .string(name), "singularName": "", "namespaced": false, "kind": .string(kind), "verbs": JSONValue(verbs)]
+            }),
+    ]
 
     static var coreResources: JSONValue {
         var resources: [JSONValue] = []

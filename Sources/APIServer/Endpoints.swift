@@ -110,6 +110,7 @@ struct Endpoints: HTTPResponder {
         switch media {
         case "application/json": return try document.json()
         case "application/yaml", "application/x-yaml", "text/yaml": return try document.yaml()
+        case KubernetesProtobuf.mediaType: return try document.protobuf()
         default: throw .unsupportedMediaType(accepted: ["application/json", "application/yaml"])
         }
     }

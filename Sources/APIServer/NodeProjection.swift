@@ -84,7 +84,11 @@ struct NodeProjection: Sendable {
 
     private mutating func set(pod object: StoredObject?, _ key: ObjectKey, _ changes: inout Changes) {
         changes.hasPods = true
+        var left: [SecretName] = []
+        // Last of all: a pod that changes and still mounts a secret must not lose its content in between.
+        defer { for name in left where mounts[name] == nil { secrets[name]?.content = nil } }
         if let old = pods.removeValue(forKey: key) {
+            left = old.mounted
             changes.nodes.insert(old.nodeName)
             if !old.nodeName.isEmpty {
                 podsByNode[old.nodeName]?.remove(key)
@@ -94,10 +98,7 @@ struct NodeProjection: Sendable {
                 consumers[name]?.remove(key)
                 if consumers[name]?.isEmpty == true { consumers[name] = nil }
                 mounts[name, default: 1] -= 1
-                if mounts[name] == 0 {
-                    mounts[name] = nil
-                    secrets[name]?.content = nil
-                }
+                if mounts[name] == 0 { mounts[name] = nil }
             }
         }
         guard let object else { return }
