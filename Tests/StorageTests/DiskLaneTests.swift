@@ -237,7 +237,7 @@ struct DiskLaneTests {
         let name = "0000000000000001.log"
         var bytes = try #require(disk.contents(of: name))
         let end = (bytes.lastIndex { $0 != 0 } ?? 0) / 8 * 8 + 8
-        for i in end..<end + 100 { bytes[i] = 0xee }
+        for i in end..<end + 400 { bytes[i] = 0xee }
         disk.replace(name, with: bytes)
         var log: RecoveredLog
         (lane, log) = try open(disk)
