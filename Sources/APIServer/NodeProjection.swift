@@ -64,9 +64,11 @@ struct NodeProjection: Sendable {
         var changes = Changes()
         // Contents told in the batch are held until its end, though the pod that mounts them may come after them.
         var told: [SecretName: SecretContent] = [:]
+        // What a pod left is let go only then, too: the pod itself, changed, or another one may still mount it.
+        var left: Set<SecretName> = []
         for event in batch.events {
             switch event.object.key.type {
-            case .pods: set(pod: event.kind == .deleted ? nil : event.object, event.object.key, &changes)
+            case .pods: set(pod: event.kind == .deleted ? nil : event.object, event.object.key, &left, &changes)
             case .secrets: set(secret: event.kind == .deleted ? nil : event.object, event.object.key, &told, &changes)
             case .nodes:
                 nodes[event.object.key.name] = event.kind == .deleted ? nil : event.object.shown
@@ -78,17 +80,15 @@ struct NodeProjection: Sendable {
         }
         for (name, object) in contents where secrets[name]?.revision == object.revision { told[name] = Self.content(object) }
         for (name, content) in told where mounts[name] != nil { secrets[name]?.content = content }
+        for name in left where mounts[name] == nil { secrets[name]?.content = nil }
         revision = max(revision, batch.revision)
         return changes
     }
 
-    private mutating func set(pod object: StoredObject?, _ key: ObjectKey, _ changes: inout Changes) {
+    private mutating func set(pod object: StoredObject?, _ key: ObjectKey, _ left: inout Set<SecretName>, _ changes: inout Changes) {
         changes.hasPods = true
-        var left: [SecretName] = []
-        // Last of all: a pod that changes and still mounts a secret must not lose its content in between.
-        defer { for name in left where mounts[name] == nil { secrets[name]?.content = nil } }
         if let old = pods.removeValue(forKey: key) {
-            left = old.mounted
+            left.formUnion(old.mounted)
             changes.nodes.insert(old.nodeName)
             if !old.nodeName.isEmpty {
                 podsByNode[old.nodeName]?.remove(key)
