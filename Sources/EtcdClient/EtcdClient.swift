@@ -1,7 +1,7 @@
 package import Basics
 package import EtcdProtocol
 package import NIOCore
-package import RPC
+import RPC
 
 /// etcd's API over one connection, for one server. No balancing and no retries: a call that fails says so, by a `Status`.
 package struct EtcdClient: Sendable {

@@ -4,6 +4,7 @@ import EtcdProtocol
 import Logging
 import MVCC
 import NIOCore
+import NIOPosix
 import ReplicaService
 import RPC
 

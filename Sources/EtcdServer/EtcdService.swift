@@ -1,8 +1,8 @@
 package import Barrier
-package import Basics
+import Basics
 import EtcdProtocol
 package import Logging
-package import NIOCore
+import NIOCore
 import NIOConcurrencyHelpers
 import NIOPosix
 package import RPC
@@ -75,7 +75,7 @@ package final class EtcdService: ServiceFactory {
 }
 
 /// Opens values through the Barrier, straight into answers.
-final class BarrierOpener: ValueOpener {
+final class BarrierOpener: ValueOpener, Sendable {
     private let barrier: Barrier
     init(_ barrier: Barrier) { self.barrier = barrier }
     func open(_ value: SealedValue, key: Bytes, into target: UnsafeMutableRawBufferPointer) throws {

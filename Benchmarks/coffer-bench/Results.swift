@@ -1,0 +1,44 @@
+/// One line of `.bench/results.jsonl`, and one cell of the table.
+struct Result: Sendable {
+    var name: String
+    var metric: String
+    var ours: Double
+    /// `nil`: there is no peer for it.
+    var peer: Double?
+
+    var line: String {
+        let peerText = peer.map { fixed($0, 4) } ?? "null"
+        let ratio = peer.map { $0 == 0 ? "null" : fixed(ours / $0, 4) } ?? "null"
+        return #"{"case":"\#(name)","metric":"\#(metric)","ours":\#(fixed(ours, 4)),"peer":\#(peerText),"ratio":\#(ratio)}"#
+    }
+}
+
+/// The goals of this milestone, checked by the run: a miss is printed and makes it fail.
+struct Goal {
+    var name: String
+    var metric: String
+    var atLeast: Double?
+    var atMost: Double?
+
+    static let all = [
+        Goal(name: "put-256B-10/100", metric: "throughput", atLeast: 1.7),
+        Goal(name: "put-256B-10/100", metric: "cpu_per_op", atMost: 0.4),
+        Goal(name: "put-256B-10/100", metric: "p99", atMost: 0.6),
+        Goal(name: "range-256B-10/100", metric: "cpu_per_op", atMost: 0.45),
+    ]
+
+    /// `nil` when it is met or not measured.
+    func miss(_ results: [Result]) -> String? {
+        guard let result = results.first(where: { $0.name == name && $0.metric == metric }), let peer = result.peer, peer > 0 else { return nil }
+        let ratio = result.ours / peer
+        if let atLeast, ratio < atLeast { return "\(name) \(metric): \(fixed(ratio, 2)) of the peer's, at least \(atLeast) wanted" }
+        if let atMost, ratio > atMost { return "\(name) \(metric): \(fixed(ratio, 2)) of the peer's, at most \(atMost) wanted" }
+        return nil
+    }
+}
+
+func median(_ values: [Double]) -> Double {
+    let sorted = values.sorted()
+    guard !sorted.isEmpty else { return 0 }
+    return sorted.count % 2 == 1 ? sorted[sorted.count / 2] : (sorted[sorted.count / 2 - 1] + sorted[sorted.count / 2]) / 2
+}

@@ -1,0 +1,188 @@
+import Basics
+import EtcdClient
+import EtcdProtocol
+import NIOCore
+import RPC
+import Testing
+
+@Suite struct WatchTests {
+    /// Reads responses one at a time.
+    private struct Reader: ~Copyable {
+        let call: WatchCall
+        var iterator: AsyncThrowingMapSequence<AsyncThrowingStream<ByteBuffer, any Error>, WatchResponseMessage>.Iterator
+        init(_ store: ServedStore) async throws {
+            call = try await store.client.watch()
+            iterator = call.responses.makeAsyncIterator()
+        }
+        mutating func next() async throws -> WatchResponseMessage {
+            guard let response = try await iterator.next(isolation: #isolation) else { throw Unexpected() }
+            return response
+        }
+        /// Events until there are so many.
+        mutating func events(_ count: Int) async throws -> [EventMessage] {
+            var events: [EventMessage] = []
+            while events.count < count { events += try await next().events }
+            return events
+        }
+        deinit { call.cancel() }
+    }
+    private func create(_ key: String, end: Bytes = [], _ change: (inout WatchCreateRequestMessage) -> Void = { _ in }) -> WatchRequestMessage.Request {
+        var request = WatchCreateRequestMessage()
+        request.key = bytes(key)
+        request.rangeEnd = end
+        change(&request)
+        return .create(request)
+    }
+
+    @Test("a watch is told what happens, puts and deletes, with previous values if it asks")
+    func watches() async throws {
+        try await ServedStore.run { store in
+            try await store.put("k", "before")
+            var reader = try await Reader(store)
+            try reader.call.send(create("k") { $0.prevKV = true })
+            let created = try await reader.next()
+            #expect(created.created && created.watchID == 0)
+            let revision = try await store.put("k", "after")
+            _ = try await store.client.deleteRange(DeleteRangeRequestMessage(key: bytes("k")))
+            try await store.put("other", "unseen")
+            let events = try await reader.events(2)
+            #expect(events.map(\.kind) == [.put, .delete])
+            #expect(events[0].kv.map { String(buffer: $0.plainValue) } == "after" && events[0].kv?.modRevision == revision)
+            #expect(events.map { $0.prevKV.map { String(buffer: $0.plainValue) } } == ["before", "after"])
+            #expect(events[1].kv.map { text($0.key) } == "k" && events[1].kv?.modRevision == revision + 1)
+        }
+    }
+
+    @Test("a watch of the past is told history first, in order")
+    func tellsHistory() async throws {
+        try await ServedStore.run { store in
+            let first = try await store.put("k/1", "1")
+            for number in 2...300 { try await store.put("k/\(number)", "\(number)") }
+            var reader = try await Reader(store)
+            try reader.call.send(create("k/", end: bytes("k0")) { $0.startRevision = first })
+            #expect(try await reader.next().created)
+            try await store.put("k/301", "301")
+            let events = try await reader.events(301)
+            #expect(events.compactMap { $0.kv.map { String(buffer: $0.plainValue) } } == (1...301).map(String.init))
+        }
+    }
+
+    @Test("filters keep puts or deletes away")
+    func filters() async throws {
+        try await ServedStore.run { store in
+            var reader = try await Reader(store)
+            try reader.call.send(create("k") { $0.excludesPuts = true })
+            _ = try await reader.next()
+            try await store.put("k", "1")
+            _ = try await store.client.deleteRange(DeleteRangeRequestMessage(key: bytes("k")))
+            #expect(try await reader.events(1).map(\.kind) == [.delete])
+        }
+    }
+
+    @Test("a watch into compacted history is cancelled with the revision")
+    func refusesCompacted() async throws {
+        try await ServedStore.run { store in
+            let first = try await store.put("k", "1")
+            let second = try await store.put("k", "2")
+            _ = try await store.client.compact(revision: second)
+            var reader = try await Reader(store)
+            try reader.call.send(create("k") { $0.startRevision = first })
+            #expect(try await reader.next().created)
+            let cancelled = try await reader.next()
+            #expect(cancelled.canceled && cancelled.compactRevision == second)
+        }
+    }
+
+    @Test("one stream carries many watches, under ids of either side, and cancels one")
+    func carriesMany() async throws {
+        try await ServedStore.run { store in
+            var reader = try await Reader(store)
+            try reader.call.send(create("a"))
+            #expect(try await reader.next().watchID == 0)
+            try reader.call.send(create("b") { $0.watchID = 7 })
+            #expect(try await reader.next().watchID == 7)
+            try reader.call.send(create("c") { $0.watchID = 7 })
+            let duplicate = try await reader.next()
+            #expect(duplicate.created && duplicate.canceled && duplicate.watchID == -1)
+            try reader.call.send(create("z", end: bytes("a")))
+            #expect(try await reader.next().cancelReason == "mvcc: watcher range is empty")
+            try reader.call.send(.cancel(watchID: 0))
+            let cancelled = try await reader.next()
+            #expect(cancelled.canceled && cancelled.watchID == 0)
+            try await store.put("a", "unseen")
+            try await store.put("b", "seen")
+            let response = try await reader.next()
+            #expect(response.watchID == 7 && response.events.count == 1)
+        }
+    }
+
+    @Test("a progress request is answered after all events before it, for the whole stream")
+    func tellsProgress() async throws {
+        try await ServedStore.run { store in
+            var reader = try await Reader(store)
+            try reader.call.send(create("k"))
+            #expect(try await reader.next().created)
+            let revision = try await store.put("k", "1")
+            let later = try await store.put("unwatched", "1")
+            try reader.call.send(.progress)
+            let event = try await reader.next()
+            #expect(event.events.count == 1 && event.header?.revision == revision)
+            let progress = try await reader.next()
+            #expect(progress.watchID == -1 && progress.events.isEmpty && progress.header?.revision == later)
+        }
+    }
+
+    @Test("a watch that asks for it is told how far it is while nothing happens")
+    func notifiesProgress() async throws {
+        try await ServedStore.run(progressIntervalMilliseconds: 50) { store in
+            var reader = try await Reader(store)
+            try reader.call.send(create("k") { $0.progressNotify = true })
+            #expect(try await reader.next().created)
+            let revision = try await store.put("unwatched", "1")
+            var told: Int64 = 0
+            while told < revision {
+                let progress = try await reader.next()
+                #expect(progress.watchID == 0 && progress.events.isEmpty && !progress.canceled)
+                told = progress.header?.revision ?? 0
+            }
+            #expect(told == revision)
+        }
+    }
+
+    @Test("a large transaction comes in fragments to whoever asked for them")
+    func fragments() async throws {
+        try await ServedStore.run { store in
+            var reader = try await Reader(store)
+            try reader.call.send(create("k/", end: bytes("k0")) { $0.fragment = true; $0.prevKV = true })
+            #expect(try await reader.next().created)
+            for round in 0..<2 {
+                var transaction = TransactionRequestMessage()
+                transaction.success = (0..<10).map { putOperation("k/\($0)", String(repeating: "\(round)", count: 100_000)) }
+                _ = try await store.client.transaction(transaction)
+            }
+            var responses: [WatchResponseMessage] = [], events = 0
+            while events < 20 {
+                responses.append(try await reader.next())
+                events += responses.last?.events.count ?? 0
+            }
+            // The second transaction, with its previous values, is two megabytes.
+            #expect(responses.map(\.fragment) == [false, true, false])
+        }
+    }
+
+    @Test("a watcher that does not read slows nobody down, and misses nothing when it reads")
+    func survivesSlowReaders() async throws {
+        try await ServedStore.run { store in
+            var slow = try await Reader(store)
+            try slow.call.send(create("k/", end: bytes("k0")))
+            #expect(try await slow.next().created)
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                for number in 0..<400 { group.addTask { try await store.put("k/\(number)", String(repeating: "v", count: 20_000)) } }
+                try await group.waitForAll()
+            }
+            let events = try await slow.events(400)
+            #expect(Set(events.compactMap { $0.kv.map { text($0.key) } }).count == 400)
+            #expect(events.compactMap { $0.kv?.modRevision } == events.compactMap { $0.kv?.modRevision }.sorted())
+        }
+    }
+}
