@@ -70,6 +70,7 @@ package actor KeyRotation {
     private let pace: Pace
     private let logger: Logger
     private var work: Task<Void, Never>?
+    private var retry: Task<Void, Never>?
     private var isAskedAgain = false
     private var isStopped = true
     private var state = Progress()
@@ -95,6 +96,7 @@ package actor KeyRotation {
     package func stop() async {
         isStopped = true
         work?.cancel()
+        retry?.cancel()
         await settle()
     }
     /// Returns when the worker has nothing more to do, or cannot do it now.
@@ -168,11 +170,18 @@ package actor KeyRotation {
             do { try await pass() } catch is CancellationError { break } catch {
                 state.failure = "\(error)"
                 logger.warning("re-encryption pauses", metadata: ["reason": "\(error)"])
-                isAskedAgain = true
-                do { try await Task.sleep(for: .milliseconds(pace.retryMilliseconds)) } catch { break }
+                tryLater()
+                break
             }
         }
         work = nil
+    }
+    private func tryLater() {
+        retry?.cancel()
+        retry = Task {
+            do { try await Task.sleep(for: .milliseconds(pace.retryMilliseconds)) } catch { return }
+            self.wake()
+        }
     }
 
     /// Once through all that is left to do. Throws when it should be tried again later.
@@ -202,7 +211,10 @@ package actor KeyRotation {
         for _ in 0..<3 {
             _ = try await barrier.propose(.none)
             let index = barrier.service.status().appliedIndex
-            while barrier.service.status().storedIndex < index { try await Task.sleep(for: .milliseconds(20)) }
+            while barrier.service.status().storedIndex < index {
+                guard barrier.service.status().condition == .running else { throw EtcdFailure.unavailable("the store has stopped") }
+                try await Task.sleep(for: .milliseconds(20))
+            }
         }
         state.logRemovedThrough = last
         logger.info("old ciphertext is gone from the log", metadata: ["through": "\(last)"])

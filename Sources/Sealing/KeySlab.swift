@@ -1,7 +1,7 @@
 import CSodium
 import SecretMemory
 
-/// Many 32-byte keys in few locked pages: guarded memory of their own would cost each key 12 KiB and a lock.
+/// Many 32-byte keys in few pages, locked as far as the process may: guarded memory of their own would cost each key 12 KiB and a lock.
 ///
 /// Invariants: a slot in `free` is zero; a slot that was handed out and not yet removed holds a key; blocks never move.
 /// Not synchronised: its owner holds a lock.
@@ -10,6 +10,8 @@ import SecretMemory
     static let blockKeys = 256
     private var blocks: [UnsafeMutableRawPointer] = unsafe []
     private var free: [Int] = []
+    /// False once a block could not be locked into memory (the memlock limit): its keys may reach the swap.
+    private(set) var isLocked = true
 
     init() {}
     deinit { for unsafe block in unsafe blocks { unsafe sodium_free(block) } }
@@ -37,6 +39,8 @@ import SecretMemory
         let size = Self.blockKeys * Self.keyBytes
         guard let block = unsafe sodium_malloc(size) else { throw .memory("no guarded memory for keys: the memlock limit is reached") }
         unsafe sodium_memzero(block, size)
+        // `sodium_malloc` locks, and says nothing when it cannot.
+        if unsafe sodium_mlock(block, size) != 0 { isLocked = false }
         let first = unsafe blocks.count * Self.blockKeys
         unsafe blocks.append(block)
         free.append(contentsOf: (first..<first + Self.blockKeys).reversed())

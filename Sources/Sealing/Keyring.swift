@@ -9,7 +9,7 @@ import Synchronization
 /// made here too, wrapped, but not installed: they are when the table has accepted them and comes back with them.
 ///
 /// Callable from any thread. The lock is held only while 32 bytes of a key are copied to the stack (and wiped there afterwards);
-/// sealing and opening run side by side. DEKs and KEKs lie in locked slabs.
+/// sealing and opening run side by side. DEKs and KEKs lie in locked slabs (`isLockedIntoMemory`).
 package final class Keyring: Sendable {
     package let id: KeyringID
     let nonces = NoncePool()
@@ -89,6 +89,9 @@ package final class Keyring: Sendable {
     /// Whether values under this data key open here.
     package func has(_ id: DataKeyID) -> Bool { state.withLock { $0.dataKeys[id] != nil } }
     package func has(_ id: KeyEncryptionKeyID) -> Bool { state.withLock { $0.keyEncryptionKeys[id] != nil } }
+
+    /// Whether all keys here are locked into memory. They are not when the memlock limit is too low: worth telling the operator.
+    package var isLockedIntoMemory: Bool { state.withLock { $0.dataSlab.isLocked && $0.keyEncryptionSlab.isLocked } }
 
     /// One blob is one libsodium call; far above every request's limit.
     package static let plaintextBytesMax = 256 << 20

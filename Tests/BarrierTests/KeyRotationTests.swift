@@ -216,6 +216,19 @@ struct KeyRotationTests {
         await barrier.close()
     }
 
+    @Test("a worker that cannot go on says why, and does not keep those waiting who wait for it")
+    func failing() async throws {
+        let barrier = try await store.open()
+        try await fill(barrier)
+        let rotation = KeyRotation(barrier: barrier, pace: Self.quick)
+        _ = try await rotation.rotate(.namespace("prod"), level: .dataKey)
+        await barrier.close()
+        await rotation.start()
+        #expect(await eventually { await rotation.settle(); return await rotation.progress.failure != nil })
+        #expect(await !rotation.progress.isWorking)
+        await rotation.stop()
+    }
+
     @Test("a domain that was never written to has no keys to rotate")
     func unknownDomain() async throws {
         let barrier = try await store.open()
