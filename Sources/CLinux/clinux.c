@@ -144,7 +144,8 @@ int clinux_forbid_core(void) {
     struct rlimit none = {0, 0};
     return answer(setrlimit(RLIMIT_CORE, &none));
 }
-int clinux_lock_memory(void) { return answer(mlockall(MCL_CURRENT | MCL_FUTURE)); }
+// Pages are locked as they come into being: locking whole mappings would make every thread's unused stack resident.
+int clinux_lock_memory(void) { return answer(mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT)); }
 uint64_t clinux_memory_lock_limit(void) {
     struct rlimit limit;
     if (getrlimit(RLIMIT_MEMLOCK, &limit) < 0) return 0;

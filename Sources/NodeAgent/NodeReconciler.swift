@@ -56,9 +56,9 @@ package final class NodeReconciler {
     /// Plans and acts until there is nothing to do, or only what failed.
     package func reconcile() throws -> Reconciliation {
         var result = Reconciliation()
-        guard !isDrained else { return result }
         try engine.save(VolumeEngine.NodeMark(revision: view.revision, heardMilliseconds: view.heardMilliseconds,
                                               serverOffsetMilliseconds: view.serverOffsetMilliseconds))
+        guard !isDrained else { return result }
         for _ in 0..<Self.roundsMax {
             let now = view.now(localMilliseconds: clinux_boot_milliseconds())
             view.release(at: now)

@@ -120,7 +120,8 @@ struct ServerConnection: Sendable {
         case 200..<300:
             try await drain(response)
             return true
-        case 404, 409:
+        case 403, 404, 409:
+            // A pod that was just unbound or deleted is none of this node's any more.
             try await drain(response)
             return false
         default: throw try await failure("pod status", response)

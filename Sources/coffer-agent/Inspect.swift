@@ -91,12 +91,18 @@ struct CollectLeftovers: AsyncParsableCommand {
     }
 }
 
+/// Printed as it is, without the usage.
+struct AgentRefusal: Error, CustomStringConvertible {
+    let description: String
+    init(_ description: String) { self.description = description }
+}
+
 enum Inspection {
     static func status(root: String) async throws -> NodeStatus {
         guard let answer = try await StatusSocket.ask(StatusQuestion(.status), root: root) else {
-            throw ValidationError("no agent runs on \(root)")
+            throw AgentRefusal("no agent runs on \(root)")
         }
-        guard let status = answer.status else { throw ValidationError(answer.error ?? "the agent gave no status") }
+        guard let status = answer.status else { throw AgentRefusal(answer.error ?? "the agent gave no status") }
         return status
     }
 
@@ -108,7 +114,7 @@ enum Inspection {
 
     static func printLines(_ answer: StatusAnswer, _ last: String) throws {
         for line in answer.lines ?? [] { print(line) }
-        if let error = answer.error { throw ValidationError(error) }
+        if let error = answer.error { throw AgentRefusal(error) }
         print(last)
     }
 
