@@ -51,6 +51,13 @@ package enum Manifest {
         return resources
     }
 
+    /// One YAML document whose secrets stand where `place` says: a patch.
+    package static func document(_ bytes: Bytes, secrets place: SecretPlace) throws(MalformedDocument) -> JSONValue {
+        let documents = try YAMLReader.documents(bytes, secrets: place)
+        guard documents.count == 1 else { throw MalformedDocument("one document is expected, not \(documents.count)", line: 0, column: 0) }
+        return documents[0].value
+    }
+
     /// JSON is YAML too, but its own parser keeps secrets out of strings.
     private static func jsonDocument(_ bytes: Bytes) -> JSONValue? {
         guard let first = bytes.first(where: { $0 > 0x20 }), first == UInt8(ascii: "{") else { return nil }

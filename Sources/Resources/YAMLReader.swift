@@ -18,7 +18,8 @@ enum YAMLReader {
     private static let indentMax = 1_000
 
     /// One value per document that is not empty, with the line it begins at.
-    static func documents(_ bytes: Bytes) throws(MalformedDocument) -> [(value: JSONValue, line: Int)] {
+    /// Secrets stand where `place` says; by default where the document's own kind has them.
+    static func documents(_ bytes: Bytes, secrets place: SecretPlace? = nil) throws(MalformedDocument) -> [(value: JSONValue, line: Int)] {
         guard let text = String(validating: bytes, as: UTF8.self) else { throw MalformedDocument("invalid UTF-8", line: 0, column: 0) }
         try checkNesting(bytes)
         try checkAliases(bytes)
@@ -28,7 +29,7 @@ enum YAMLReader {
             while let root = try parser.nextRoot() {
                 let kind = kind(of: root)
                 var conversion = Conversion(nodesLeft: nodesLeft)
-                let value = try conversion.value(root, kind == nil || kind == "Secret" || kind?.hasSuffix("List") == true ? .object : .nowhere, depth: 0)
+                let value = try conversion.value(root, place ?? (kind == nil || kind == "Secret" || kind?.hasSuffix("List") == true ? .object : .nowhere), depth: 0)
                 nodesLeft = conversion.nodesLeft
                 if !value.isNull { documents.append((value, root.mark?.line ?? 0)) }
             }
