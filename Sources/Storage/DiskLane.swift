@@ -70,7 +70,8 @@ package final class DiskLane: Sendable {
         directory path: String, fileKey: FileKey, keyring: KeyringID, member: MemberID, anchor: LogAnchor?,
         fileSystem: any FileSystem = PosixFileSystem()
     ) throws(StorageFailure) -> RecoveredLog {
-        try recover(LogDirectory(path: path, fileSystem: fileSystem), LogIdentity(keyring: keyring, member: member), FileKeyCipher(key: fileKey), anchor: anchor)
+        let directory = LogDirectory(path: path, fileSystem: fileSystem)
+        return try recover(directory, LogIdentity(keyring: keyring, member: member), FileKeyCipher(key: fileKey), anchor: anchor)
     }
 
     private init(_ writer: LogWriter<FileKeyCipher>, _ files: SegmentFiles, _ lock: any StoredFile) throws(StorageFailure) {

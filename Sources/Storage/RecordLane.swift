@@ -355,7 +355,8 @@ private final class RecordThread: @unchecked Sendable {
         let key = RecordCodec.key(source)
         try unsafe key.withRawBytes { key throws(StorageFailure) in
             guard let row = try unsafe transaction.get(database.records, key) else { throw .missingRecord(source) }
-            guard let value = unsafe codec.value(row), unsafe !value.isEmpty, unsafe codec.verify(row, key: key, value: value) else { throw .damagedRecord(source) }
+            guard let value = unsafe codec.value(row), unsafe !value.isEmpty,
+                  unsafe codec.verify(row, key: key, value: value) else { throw .damagedRecord(source) }
             copied.removeAll()
             unsafe copied.append(value)
         }

@@ -36,6 +36,9 @@ func sealed(_ seed: UInt64, bytes: Int = 40, generation: UInt32 = 5, domain: UIn
     writer.write(raw: (0..<bytes + 72).map { _ in UInt8.random(in: 0...255, using: &generator) })
     return try SealedValue(parsing: writer.bytes)
 }
+func put(_ main: Int64, bytes: Int = 40) throws -> Record {
+    Record(version: version(main), value: .sealed(try sealed(UInt64(main), bytes: bytes)))
+}
 func version(_ main: Int64, _ sub: Int32 = 0, key: String = "a/key", lease: LeaseID = 0) -> KeyVersion {
     KeyVersion(key: Bytes(key.utf8), revision: Revision(main, sub), createRevision: main - 1, version: 3, lease: lease)
 }
@@ -88,7 +91,8 @@ struct RecordLaneTests {
         let directory = try TemporaryDirectory()
         let lane = try openRecords(directory)
         let old = try sealed(1), new = try sealed(2, generation: 6)
-        try lane.commit(RecordBatch(applied: 1, records: [Record(version: version(2), value: .sealed(old)), Record(version: version(3), value: .copy(of: Revision(2)))]))
+        let copy = Record(version: version(3), value: .copy(of: Revision(2)))
+        try lane.commit(RecordBatch(applied: 1, records: [Record(version: version(2), value: .sealed(old)), copy]))
         try lane.commit(RecordBatch(applied: 2, records: [Record(version: version(2), value: .sealed(new)), Record(version: version(4), value: .tombstone)]))
         #expect(try lane.read([Revision(2), Revision(3)]) == [new, old])
         #expect(try lane.everything().records.map(\.dataKey?.generation) == [6, 5, nil])
@@ -100,7 +104,7 @@ struct RecordLaneTests {
         let directory = try TemporaryDirectory()
         let lane = try openRecords(directory)
         for round in 0..<40 as Range<Int64> {
-            let records = try (1...50 as ClosedRange<Int64>).map { Record(version: version(round * 50 + $0), value: .sealed(try sealed(UInt64($0), bytes: 1000))) }
+            let records = try (1...50 as ClosedRange<Int64>).map { try put(round * 50 + $0, bytes: 1000) }
             let removed = round == 0 ? [] : (1...50).map { Revision((round - 1) * 50 + $0) }
             try lane.commit(RecordBatch(applied: LogIndex(round + 1), records: records, removed: removed))
         }
@@ -168,7 +172,8 @@ struct RecordLaneTests {
         let (records, _, state) = try lane.everything()
         let applied = try #require(state?.applied)
         #expect(records.map(\.version.revision.main) == Array(1...Int64(applied)))
-        let acknowledged = try FileManager.default.contentsOfDirectory(atPath: path).compactMap { LogIndex($0.replacingOccurrences(of: "acknowledged-", with: "")) }
+        let names = try FileManager.default.contentsOfDirectory(atPath: path)
+        let acknowledged = names.compactMap { LogIndex($0.replacingOccurrences(of: "acknowledged-", with: "")) }
         #expect(try #require(acknowledged.max()) <= applied)
         lane.close()
     }
@@ -197,7 +202,7 @@ struct RecordLaneTests {
         let directory = try TemporaryDirectory()
         let value = try sealed(42)
         var lane = try openRecords(directory)
-        try lane.commit(RecordBatch(applied: 1, records: (1...3).map { Record(version: version($0), value: .sealed($0 == 2 ? value : try sealed(UInt64($0)))) }))
+        try lane.commit(RecordBatch(applied: 1, records: [put(1), Record(version: version(2), value: .sealed(value)), put(3)]))
         lane.close()
         // Metadata, the value's header, its tag: what a restart relies on. (The value's inside has the envelope's own tag.)
         for offset in [-1, -30, -70, 5, 15, value.bytes.count - 1] {
@@ -218,7 +223,7 @@ struct RecordLaneTests {
     func truncated() throws {
         let directory = try TemporaryDirectory()
         let lane = try openRecords(directory)
-        try lane.commit(RecordBatch(applied: 1, records: (1...100).map { Record(version: version($0), value: .sealed(try sealed(UInt64($0), bytes: 1000))) }))
+        try lane.commit(RecordBatch(applied: 1, records: (1...100).map { try put($0, bytes: 1000) }))
         lane.close()
         try Self.edit(directory) { $0.removeLast($0.count / 2) }
         #expect(throws: StorageFailure.truncatedRecords) { try openRecords(directory) }
@@ -229,14 +234,23 @@ struct RecordLaneTests {
         let directory = try TemporaryDirectory()
         let lane = try openRecords(directory, mapBytes: 1 << 20)
         let answers = Answers<RecordAnswer>()
-        try lane.commit(RecordBatch(applied: 1, records: (1...400).map { Record(version: version($0), value: .sealed(try sealed(UInt64($0), bytes: 1000))) }))
-        lane.commit(RecordBatch(applied: 2, records: try (401...1400).map { Record(version: version($0), value: .sealed(try sealed(UInt64($0), bytes: 1000))) })) { answers.add($0) }
+        try lane.commit(RecordBatch(applied: 1, records: (1...400).map { try put($0, bytes: 1000) }))
+        lane.commit(RecordBatch(applied: 2, records: try (401...1400).map { try put($0, bytes: 1000) })) { answers.add($0) }
         eventually("the shortage") { lane.isFull }
         #expect(answers.all.isEmpty)
         #expect(try lane.read(Revision(400)) != nil, "reads go on")
         #expect(try lane.appliedState()?.applied == 1)
         lane.close()
         #expect(answers.all == [.failure(.full(operation: "put"))])
+    }
+
+    @Test("where the address space asked for is not to be had, less is taken")
+    func addressSpace() throws {
+        let directory = try TemporaryDirectory()
+        let lane = try openRecords(directory, mapBytes: 1 << 50)
+        let mapBytes = try lane.statistics().mapBytes
+        #expect(mapBytes < 1 << 50 && mapBytes >= 1 << 30)
+        lane.close()
     }
 
     @Test("a copy of a record that is not there stores nothing, and ends it")

@@ -104,6 +104,20 @@ struct CodecTests {
         #expect(log.writer.cut(before: 1_000).count == log.medium.segments.count - 1, "the segment being written stays")
     }
 
+    @Test("an ended segment takes no more entries, and can be cut with what it holds")
+    func endedSegment() {
+        var log = MemoryLog()
+        log.append(1...2)
+        log.writer.endSegment()
+        log.append(3...3)
+        #expect(log.writer.segments == [LogSegment(id: 1, entryIndexMax: 2), LogSegment(id: 2, entryIndexMax: 3)])
+        #expect(log.writer.cut(before: 3) == [1])
+        log.medium.segments[1] = nil
+        let recovered = log.recovered(anchor: log.writer.head.anchor)
+        #expect(recovered.damage == nil)
+        #expect(recovered.entries.map(\.index) == [3])
+    }
+
     @Test("the steps of commits: one write and one sync each; a full segment is synced before the next begins")
     func steps() {
         var log = MemoryLog(segmentBytes: 512)
