@@ -87,10 +87,10 @@ library("EtcdClient", "EtcdProtocol", "RPC", "Basics", External.core, External.p
 library("APIServer", "ObjectStore", "Barrier", "Access", "NodeProtocol", "Audit", "Resources", "SecretMemory", "Certificates", "Basics",
         External.hummingbird, External.hummingbirdHTTP2, External.hummingbirdCore, External.httpTypes, External.core, External.ssl, External.logging, External.lifecycle,
         tests: [External.httpClient, External.foundationCompat, External.http1])
-library("APIClient", "Resources", "SecretMemory", "Certificates", "Basics", External.httpClient, External.core, External.http1, External.ssl, External.yams)
+library("APIClient", "Resources", "SecretMemory", "Basics", External.httpClient, External.core, External.http1, External.ssl)
 library("NodeAgent", "NodeProtocol", "Mounts", "SecretMemory", "CLinux", "CSodium", "Basics",
-        External.httpClient, External.core, External.posix, External.foundationCompat, External.http1, External.ssl, External.logging, unsafe: true)
-library("Commands", "APIClient", "Resources", "SecretMemory", "Certificates", "Basics", External.arguments, External.yams, External.core)
+        External.httpClient, External.core, External.posix, External.foundationCompat, External.http1, External.ssl, External.logging, unsafe: true, tests: ["Certificates"])
+library("Commands", "APIClient", "Resources", "SecretMemory", "Basics", External.arguments, tests: ["DataDriven"], resources: ["Cases"])
 // Products.
 library("Coffer", "Barrier", "KeyVault", "ObjectStore", "Resources", "Sealing", "ReplicaService", "MVCC", "SecretMemory", "Basics", External.logging)
 executable("cofferd", "EtcdServer", "APIServer", "KeyVault", "Barrier", "Sealing", "Audit", "Resources", "Certificates", "RPC", "CLinux", "Basics",
@@ -102,7 +102,7 @@ targets.append(.testTarget(name: "ConformanceTests", swiftSettings: swiftSetting
 if Context.environment["COFFER_BENCHMARKS"] != nil {
     targets.append(.executableTarget(
         name: "coffer-bench",
-        dependencies: ["EtcdServer", "EtcdProtocol", "RPC", "Barrier", "Audit", "Sealing", "SecretMemory", "MVCC", "Basics", "CSodium", External.core, External.posix, External.hpack, External.logging],
+        dependencies: ["EtcdServer", "EtcdProtocol", "RPC", "Barrier", "ReplicaService", "Audit", "Sealing", "SecretMemory", "MVCC", "Basics", "CSodium", External.core, External.posix, External.hpack, External.logging],
         path: "Benchmarks/coffer-bench", swiftSettings: swiftSettings))
 }
 

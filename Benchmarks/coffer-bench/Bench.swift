@@ -16,7 +16,6 @@ struct Bench {
         """
 
     static func main() async {
-        setvbufLines()
         blockTermination()
         do {
             var options = try Options(Array(CommandLine.arguments.dropFirst()))
@@ -52,7 +51,7 @@ struct Bench {
             ours: ours, peer: options["peer"].flatMap(ServerUnderTest.init), loads: loads, rounds: Int(options["rounds"] ?? "5") ?? 5,
             resultsPath: options["results"])
         let misses = Goal.all.compactMap { [results = try await versus.run()] goal in goal.miss(results) }
-        for miss in misses { print("goal missed:", miss) }
+        for miss in misses { say("goal missed:", miss) }
         if options["goals"] != nil, !misses.isEmpty { throw Failure("\(misses.count) goals missed") }
     }
 
@@ -79,7 +78,7 @@ struct Bench {
     private static func micro(_ options: inout Options) throws {
         for result in try Micro.sealing() + Micro.index() {
             let peer = result.peer.map { " / bare \(fixed($0, 0)) = \(fixed(result.ours / $0, 2))" } ?? ""
-            print(padded(result.name, 22), "\(fixed(result.ours, 0)) \(result.metric)\(peer)")
+            say(padded(result.name, 22), "\(fixed(result.ours, 0)) \(result.metric)\(peer)")
             if let path = options["results"] { try appendLine(result.line, to: path) }
         }
     }

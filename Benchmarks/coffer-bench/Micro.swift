@@ -18,13 +18,13 @@ enum Micro {
     }
 
     /// Sealing and opening against libsodium's XChaCha20-Poly1305 with a ready key and a nonce drawn per message.
-    static func sealing() throws -> [Result] {
+    static func sealing() throws -> [Figure] {
         let keyring = Keyring(id: Keyring.newID(), root: try RootKey.random(generation: 1))
         let (kek, dek) = try keyring.newDomain(DomainID(1), createdMilliseconds: 0)
         try keyring.install(kek)
         try keyring.install(dek)
         let id = DataKeyID(DomainID(1), 1), key = Bytes("namespaces/prod/secrets/database".utf8)
-        var results: [Result] = []
+        var results: [Figure] = []
         for size in [16, 256, 1_024, 4_096, 65_536, 1_048_576] {
             let plaintext = Bytes(repeating: 0x76, count: size), count = max(20, min(50_000, 20_000_000 / (size + 400)))
             let sealed = try plaintext.withUnsafeBytes { try keyring.seal($0, key: key, under: id) }
@@ -33,8 +33,8 @@ enum Micro {
             defer { room.deallocate() }
             let opening = try nanoseconds(count) { _ in _ = try keyring.open(sealed, key: key, into: room) }
             let (bareSealing, bareOpening) = bare(plaintext, key, count)
-            results.append(Result(name: "seal-\(size)B", metric: "ns", ours: sealing, peer: bareSealing))
-            results.append(Result(name: "open-\(size)B", metric: "ns", ours: opening, peer: bareOpening))
+            results.append(Figure(name: "seal-\(size)B", metric: "ns", ours: sealing, peer: bareSealing))
+            results.append(Figure(name: "open-\(size)B", metric: "ns", ours: opening, peer: bareOpening))
         }
         return results
     }
@@ -56,7 +56,7 @@ enum Micro {
     }
 
     /// The key index at 10⁶ keys of 60 bytes.
-    static func index() throws -> [Result] {
+    static func index() throws -> [Figure] {
         let keyCount = 1_000_000
         var store = Store()
         var applied = Applied()
@@ -66,7 +66,7 @@ enum Micro {
             return Bytes(("/registry/secrets/namespace-with-a-name/secret-number-" + String(repeating: "0", count: 7 - text.count) + text).utf8)
         }
         let id = DomainID(0)
-        let kek = KeyEncryptionKeyRecord(id: KeyEncryptionKeyID(kek: Bytes(repeating: 1, count: 16), version: 1), domain: id, state: .active, wrapped: [1])
+        let kek = KeyEncryptionKeyRecord(id: KeyEncryptionKeyID(Bytes(repeating: 1, count: 16), 1), domain: id, state: .active, wrapped: [1])
         let dek = DataKeyRecord(id: DataKeyID(id, 0), wrappedBy: kek.id, state: .active, wrapped: [1])
         _ = store.apply(.key(.createDomain(id: id, name: [1], kek: kek, dek: dek)), at: 1, into: &applied)
         let begin = monotonicNanoseconds()
@@ -87,10 +87,10 @@ enum Micro {
             guard try store.range(request).versions.count == 1_000 else { throw Failure("keys are lost") }
         }
         return [
-            Result(name: "index-put-1e6", metric: "ns", ours: put, peer: nil),
-            Result(name: "index-lookup-1e6", metric: "ns", ours: lookup, peer: nil),
-            Result(name: "index-range1000-1e6", metric: "ns", ours: thousand, peer: nil),
-            Result(name: "index-1e6", metric: "bytes_per_key", ours: Double(store.indexBytes) / Double(keyCount), peer: nil),
+            Figure(name: "index-put-1e6", metric: "ns", ours: put, peer: nil),
+            Figure(name: "index-lookup-1e6", metric: "ns", ours: lookup, peer: nil),
+            Figure(name: "index-range1000-1e6", metric: "ns", ours: thousand, peer: nil),
+            Figure(name: "index-1e6", metric: "bytes_per_key", ours: Double(store.indexBytes) / Double(keyCount), peer: nil),
         ]
     }
 }

@@ -1,9 +1,12 @@
 import Audit
 import Barrier
+import Basics
 import EtcdServer
 import Glibc
 import Logging
+import NIOCore
 import NIOPosix
+import ReplicaService
 import RPC
 
 /// The etcd port alone, as `cofferd` serves it: to measure it without the daemon's other surfaces.
@@ -18,7 +21,7 @@ enum Serve {
             trail: trail, logger: logger)
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         let server = try await Server.listen(.init(host: "127.0.0.1", port: port), group: group, factory: service, logger: logger)
-        print("serving on", server.port)
+        say("serving on \(server.port)")
         await withCheckedContinuation { continuation in
             let waiter = pthreadThread {
                 var signals = sigset_t()

@@ -52,6 +52,10 @@ func fixed(_ value: Double, _ digits: Int) -> String {
 func padded(_ text: String, _ width: Int) -> String {
     text.count >= width ? text : String(repeating: " ", count: width - text.count) + text
 }
-func setvbufLines() { setvbuf(stdout, nil, _IOLBF, 0) }
+/// A line of output, at once.
+func say(_ words: String...) {
+    let line = words.joined(separator: " ") + "\n"
+    _ = write(1, line, line.utf8.count)
+}
 func printError(_ text: String) { _ = write(2, text + "\n", text.utf8.count + 1) }
 func exitProcess(_ code: Int32) -> Never { exit(code) }

@@ -1,3 +1,4 @@
+import NIOCore
 import NIOPosix
 
 /// Ours against the peer: the same load, in turns, on the same machine; medians of the rounds.
@@ -21,14 +22,14 @@ struct Versus {
         }
     }
 
-    func run() async throws -> [Result] {
+    func run() async throws -> [Figure] {
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         if let load = loads.first(where: { $0.kind == .range }) {
             try await load.fill(ours, group: group)
             if let peer { try await load.fill(peer, group: group) }
         }
-        var results: [Result] = []
-        print(padded("case", 20), Self.metrics.map { padded(Self.columns[$0] ?? $0, 26) }.joined())
+        var results: [Figure] = []
+        say(padded("case", 20), Self.metrics.map { padded(Self.columns[$0] ?? $0, 26) }.joined())
         for load in loads {
             var mine: [Measurement] = [], theirs: [Measurement] = []
             for round in 0..<rounds {
@@ -39,20 +40,20 @@ struct Versus {
             }
             var cells = ""
             for metric in Self.metrics {
-                let result = Result(
+                let result = Figure(
                     name: load.name, metric: metric, ours: median(mine.map { Self.value(metric, $0) }),
                     peer: theirs.isEmpty ? nil : median(theirs.map { Self.value(metric, $0) }))
                 results.append(result)
                 cells += padded(Self.cell(result), 26)
             }
-            print(padded(load.name, 20), cells)
+            say(padded(load.name, 20), cells)
         }
         if let resultsPath { for result in results { try appendLine(result.line, to: resultsPath) } }
         try await group.shutdownGracefully()
         return results
     }
 
-    private static func cell(_ result: Result) -> String {
+    private static func cell(_ result: Figure) -> String {
         let digits = result.metric == "cpu_per_op" ? 1 : 0
         guard let peer = result.peer else { return fixed(result.ours, digits) }
         return "\(fixed(result.ours, digits)) / \(fixed(peer, digits)) = \(fixed(peer == 0 ? 0 : result.ours / peer, 2))"

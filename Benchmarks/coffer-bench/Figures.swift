@@ -1,5 +1,5 @@
 /// One line of `.bench/results.jsonl`, and one cell of the table.
-struct Result: Sendable {
+struct Figure: Sendable {
     var name: String
     var metric: String
     var ours: Double
@@ -28,7 +28,7 @@ struct Goal {
     ]
 
     /// `nil` when it is met or not measured.
-    func miss(_ results: [Result]) -> String? {
+    func miss(_ results: [Figure]) -> String? {
         guard let result = results.first(where: { $0.name == name && $0.metric == metric }), let peer = result.peer, peer > 0 else { return nil }
         let ratio = result.ours / peer
         if let atLeast, ratio < atLeast { return "\(name) \(metric): \(fixed(ratio, 2)) of the peer's, at least \(atLeast) wanted" }
