@@ -15,7 +15,7 @@ package struct Apply: AsyncParsableCommand, Verb {
     package init() {}
 
     package func run(in invocation: Invocation) async throws {
-        guard !manifests.files.isEmpty else { throw CommandError("must specify one of -f and -k") }
+        guard !manifests.files.isEmpty else { throw CommandError("must specify -f") }
         let resources = try Inputs(invocation: invocation).resources(manifests)
         let printer = try Printer(format, invocation)
         let (client, namespace) = try invocation.connect(global)

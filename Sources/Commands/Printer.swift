@@ -69,17 +69,23 @@ struct Printer {
             ? shown[0].json
             : ["apiVersion": "v1", "items": .array(shown.map(\.json)), "kind": "List", "metadata": ["resourceVersion": ""]]
         print(document)
-        if display == .masked && document.containsSecret { invocation.note("values of secrets are masked: --reveal shows them") }
     }
 
-    func print(_ document: JSONValue) {
+    private func print(_ document: JSONValue) {
+        let hidesValue: Bool
         switch format {
-        case .json: invocation.output(document.encodedBytes(.pretty(indent: 4), secrets: display) + [0x0a])
+        case .json:
+            invocation.output(document.encodedBytes(.pretty(indent: 4), secrets: display) + [0x0a])
+            hidesValue = document.containsSecret
         case .path(let path, let asJSON):
             let text = asJSON ? JSONValue.array(path.values(document)).encodedString(.pretty(indent: 4), secrets: display) + "\n" : path.render(document, secrets: display)
             invocation.output(Bytes(text.utf8))
-        default: invocation.output(document.yamlBytes(secrets: display))
+            hidesValue = text.contains(SecretDisplay.mask)
+        default:
+            invocation.output(document.yamlBytes(secrets: display))
+            hidesValue = document.containsSecret
         }
+        if display == .masked && hidesValue { invocation.note("values of secrets are masked: --reveal shows them") }
     }
 
     private func print(_ resources: [Resource], _ columns: [(heading: String, path: JSONPath)]) {
