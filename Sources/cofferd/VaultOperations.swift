@@ -20,7 +20,7 @@ struct VaultOperations: Operations {
 
     func rotations() async throws -> [RotationProgress] {
         let status = await vault.vaultStatus()
-        return namespaces(status).map { progress($0, .dataKey, in: status, number: nil) }
+        return namespaces(status).flatMap { name in RotationLevel.allCases.map { progress(name, $0, in: status, number: nil) } }
     }
 
     func vaultStatus() async throws -> VaultStatus {
