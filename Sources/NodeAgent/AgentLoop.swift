@@ -31,6 +31,8 @@ package final class AgentLoop: Sendable {
         var inbox = Inbox()
     }
     private let mailbox = Mailbox()
+    /// The mount table is looked at so often at least: what somebody unmounted is made again.
+    private static let lookMilliseconds: Int64 = 10_000
     /// Messages that may wait: beyond it the stream's reader waits too.
     private static let messagesWaitingMax = 64
     package let outputs: AsyncStream<AgentOutput>

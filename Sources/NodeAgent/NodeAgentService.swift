@@ -82,7 +82,8 @@ package struct NodeAgentService: Sendable {
         } catch {
             result = .failure(error)
         }
-        await connection.close()
+        // Not waited for: a server that hangs would delay the next attempt by its TLS farewell.
+        Task { await connection.close() }
         try result.get()
     }
 

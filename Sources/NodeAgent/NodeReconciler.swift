@@ -48,7 +48,8 @@ package final class NodeReconciler {
     }
 
     package func receive(_ message: SyncMessage) throws -> SyncView.Verdict {
-        let mounted = try engine.observe().volumes.filter { $0.mount == .ours }.count
+        var mounted = 0
+        if case .snapshot(let state) = message, state.pods.isEmpty { mounted = try engine.observe().volumes.filter { $0.mount == .ours }.count }
         return view.receive(message, localMilliseconds: clinux_boot_milliseconds(), mountedVolumes: mounted)
     }
     package func disconnect() { view.disconnect() }

@@ -226,6 +226,41 @@ import Testing
         #expect(node.text(pod, "v", "key-7") == "value 7")
     }
 
+    @Test("as many versions as may stand fit, with long names, deep paths and growing content")
+    func capacity() throws {
+        let node = try Node(grace: 60_000)
+        try node.start()
+        var pod = pod(1)
+        let names = (0..<200).map { String(repeating: "n", count: 240) + "\($0)" }
+        let items = names.enumerated().map { KeyToPath(key: $1, path: $0 % 2 == 0 ? $1 : "d\($0)/e/" + $1) }
+        pod.volumes = [DesiredVolume(name: "v", sources: [.secret(SecretSource(secretName: "db", items: items))])]
+        node.state.pods = [pod]
+        var standing = 0
+        for version in 1...8 {
+            let value = String(repeating: "x", count: version * 700)
+            node.state.secrets = [try secret(version: Int64(version), data: names.map { ($0, value) })]
+            #expect(try node.sync().failures == [])
+            let now = try FileManager.default.contentsOfDirectory(atPath: node.path(pod)).filter { $0.hasPrefix("..2") }.count
+            if now > standing { #expect(node.text(pod, "v", names[0]) == value) }
+            standing = now
+        }
+        #expect(standing >= 3)
+    }
+
+    @Test("a volume that somebody unmounted is made again")
+    func unmounted() throws {
+        let node = try Node()
+        try node.start()
+        let pod = pod(1)
+        node.state.pods = [pod]
+        node.state.secrets = [try secret(data: [("k", "v")])]
+        try node.sync()
+        #expect(umount2(node.path(pod), Int32(MNT_DETACH)) == 0)
+        #expect(node.text(pod, "v", "k") == nil)
+        #expect(try node.work().reports.map(\.isReady) == [true])
+        #expect(node.text(pod, "v", "k") == "v")
+    }
+
     @Test("many volumes come and go, and a projected volume merges its secrets")
     func many() throws {
         let node = try Node()
