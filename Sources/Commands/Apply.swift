@@ -64,7 +64,7 @@ enum LastApplied {
         var noted = resource
         noted.lastApplied = nil
         if noted["metadata", "annotations"] == nil { noted["metadata", "annotations"] = [:] }
-        let document = JSONValue.object(JSONObject(noted.tree.sortedMembers.map { ($0.key, $0.value) }))
+        let document = noted.json.sortedByName  // byte for byte what `kubectl` notes, so that the two can take turns
         let count = document.encodedByteCount()
         return SecretValue(
             try SecretBytes(capacity: count + 1) { target in

@@ -26,9 +26,8 @@ package struct Rotate: AsyncParsableCommand, Verb {
         invocation.print(shown)
         while watch, progress["state"]?.stringValue == "Running" {
             try await Task.sleep(for: .milliseconds(200))
-            let mine = try await client.rotations().first {
-                $0["namespace"]?.stringValue == namespace && $0["level"]?.stringValue == level.rawValue && $0["generation"] == progress["generation"]
-            }
+            // A later rotation of the same keys takes this one's work over: what is left is left for both.
+            let mine = try await client.rotations().first { $0["namespace"]?.stringValue == namespace && $0["level"]?.stringValue == level.rawValue }
             guard let mine else { throw CommandError("the server no longer knows of this rotation") }
             progress = mine
             if Self.text(of: progress) != shown {

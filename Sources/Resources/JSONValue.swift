@@ -166,6 +166,15 @@ extension JSONValue {
     }
     package func at(_ path: String...) -> JSONValue? { self[path] }
 
+    /// The same document with the members of every object in the order of their names.
+    package var sortedByName: JSONValue {
+        switch self {
+        case .array(let elements): .array(elements.map(\.sortedByName))
+        case .object(let object): .object(JSONObject(object.sortedMembers.map { ($0.key, $0.value.sortedByName) }))
+        default: self
+        }
+    }
+
     /// What JSON calls its type, as Go's decoder names it in errors.
     package var typeName: String {
         switch self {
