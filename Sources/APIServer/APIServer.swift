@@ -60,7 +60,7 @@ package final class APIServer: Service {
             tlsConfiguration: configuration.tls,
             configuration: .init(
                 idleTimeout: .seconds(APILimits.connectionIdleSeconds), gracefulCloseTimeout: .seconds(5),
-                streamConfiguration: .init(idleTimeout: .seconds(APILimits.connectionIdleSeconds))))
+                streamConfiguration: .init(additionalChannelHandlers: [InboundEnd()], idleTimeout: .seconds(APILimits.connectionIdleSeconds))))
         let app = Application(
             responder: endpoints, server: server, configuration: application,
             onServerRunning: { channel in binding.succeed(channel.localAddress?.port ?? 0) }, logger: logger)

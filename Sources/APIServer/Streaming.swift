@@ -43,7 +43,7 @@ enum Streaming {
         let body = ResponseBody { writer in
             let (pieces, continuation) = AsyncStream.makeStream(of: ByteBuffer.self, bufferingPolicy: .bufferingOldest(APILimits.streamBatchesWaitingMax))
             let outlet = Outlet(continuation)
-            channel.closeFuture.whenComplete { _ in outlet.finish() }
+            InboundEnd.whenEnded(channel) { outlet.finish() }
             try await withGracefulShutdownHandler {
                 try await withThrowingTaskGroup(of: Void.self) { group in
                     group.addTask {
