@@ -22,7 +22,7 @@ package struct CofferCommand: AsyncParsableCommand {
     /// Parses, runs, and answers the exit code: 0, or 1 for every failure, as `kubectl` does.
     package static func run(_ arguments: [String], in invocation: Invocation) async -> Int32 {
         do {
-            var command = try parseAsRoot(arguments)
+            var command = try parseAsRoot(LeadingOptions.moved(arguments))
             // What is no verb is a group of them, whose help is asked for.
             if let verb = command as? any Verb { try await verb.run(in: invocation) } else { try command.run() }
             return 0
