@@ -222,7 +222,10 @@ package final class ReplicaService: Sendable {
             switch found {
             case .sealed(let value)?: return value
             case .tombstone?: throw .unavailable("no value at revision \(revision.main)")
-            case .copy(let source)?: if let value = try stored(source) { return value }
+            case .copy(let source)?:
+                if let value = try stored(source) { return value }
+                // A compaction took the source away in the very commit that brought the copy, and the overlay has not heard of it yet.
+                if let value = try stored(revision) { return value }
             case nil: if let value = try stored(revision) { return value }
             }
             found = shared.overlay[revision]
