@@ -115,7 +115,7 @@ package final class ClientConnection: ChannelInboundHandler {
             receiver.ended(failure ?? Self.closedStatus)
             return nil
         }
-        return StreamID(id)
+        return StreamID(http2: id)
     }
 
     package func send(_ message: ByteBuffer, on stream: StreamID) {

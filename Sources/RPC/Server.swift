@@ -15,10 +15,14 @@ package final class Server: Sendable {
         /// `nil` is plaintext HTTP/2 (prior knowledge), for loopback.
         package var tls: NIOSSLContext?
         package var connectionsMax: Int
-        package init(host: String, port: Int, tls: NIOSSLContext? = nil, connectionsMax: Int = Limits.connectionsMax) {
-            self.host = host; self.port = port; self.tls = tls; self.connectionsMax = connectionsMax
+        package var frames: Frames
+        package init(host: String, port: Int, tls: NIOSSLContext? = nil, connectionsMax: Int = Limits.connectionsMax, frames: Frames = .own) {
+            self.host = host; self.port = port; self.tls = tls; self.connectionsMax = connectionsMax; self.frames = frames
         }
     }
+
+    /// Whose HTTP/2 frames: ours, or swift-nio-http2's.
+    package enum Frames: Sendable, CaseIterable { case own, swiftNIO }
 
     private struct State {
         var connections: [ObjectIdentifier: Entry] = [:]
@@ -54,19 +58,28 @@ package final class Server: Sendable {
             .childChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     guard register(channel, in: state, max: configuration.connectionsMax) else { throw TooManyConnections() }
-                    let connection = ServerConnection(channel: channel, factory: factory, requiresTLS: configuration.tls != nil, logger: logger)
-                    let (connectionConfiguration, streamConfiguration) = TransportLimits.serverConfiguration()
-                    let operations = channel.pipeline.syncOperations
-                    if let tls = configuration.tls { try operations.addHandler(NIOSSLServerHandler(context: tls)) }
-                    try operations.addHandler(NIOHTTP2Handler(
-                        mode: .server, frameDelegate: connection,
-                        connectionConfiguration: connectionConfiguration, streamConfiguration: streamConfiguration))
-                    try operations.addHandler(connection)
+                    let connection = ServerConnection(channel: channel, factory: factory, logger: logger)
+                    if let tls = configuration.tls { try channel.pipeline.syncOperations.addHandler(NIOSSLServerHandler(context: tls)) }
+                    try addFrames(configuration.frames, for: connection, requiresTLS: configuration.tls != nil, to: channel)
                     let entry = Entry(channel: channel, connection: NIOLoopBound(connection, eventLoop: channel.eventLoop))
                     state.withLockedValue { $0.connections[ObjectIdentifier(channel)] = entry }
                 }
             }
         return Server(channel: try await bootstrap.bind(host: configuration.host, port: configuration.port).get(), state: state)
+    }
+
+    private static func addFrames(_ frames: Frames, for connection: ServerConnection, requiresTLS: Bool, to channel: any Channel) throws {
+        let operations = channel.pipeline.syncOperations
+        switch frames {
+        case .own:
+            try operations.addHandler(FrameHandler(connection, allocator: channel.allocator, requiresTLS: requiresTLS))
+        case .swiftNIO:
+            let layer = NIOFrameHandler(connection, requiresTLS: requiresTLS)
+            let (connectionConfiguration, streamConfiguration) = TransportLimits.serverConfiguration()
+            try operations.addHandler(NIOHTTP2Handler(
+                mode: .server, frameDelegate: layer, connectionConfiguration: connectionConfiguration, streamConfiguration: streamConfiguration))
+            try operations.addHandler(layer)
+        }
     }
 
     private struct TooManyConnections: Error {}

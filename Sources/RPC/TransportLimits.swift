@@ -27,6 +27,8 @@ package enum TransportLimits {
     static let resetsPerTenSecondsMax = 5_000
     /// Stream errors (frames for streams that are gone, mostly) over a connection's life; clients keep connections for weeks.
     static let glitchesMax = 10_000
+    /// A longer `grpc-message` is cut: clients bound what they read of headers.
+    static let statusTextBytesMax = 4_096
     /// From accept to the first frame, TLS included.
     static let handshakeSeconds: Int64 = 10
     /// How exact deadlines are.

@@ -5,15 +5,16 @@ import NIOPosix
 import RPC
 import Testing
 
-@Suite struct TransportTests {
+/// Everything twice: with our frames, and with swift-nio-http2's.
+@Suite(.serialized) struct TransportTests {
     private static let group = MultiThreadedEventLoopGroup.singleton
     private let logger = Logger(label: "test")
 
     private func serving<R: Sendable>(
-        _ factory: EchoFactory = EchoFactory(), connectionsMax: Int = 100, _ body: (Server) async throws -> R
+        _ frames: Server.Frames, _ factory: EchoFactory = EchoFactory(), connectionsMax: Int = 100, _ body: (Server) async throws -> R
     ) async throws -> R {
         let server = try await Server.listen(
-            .init(host: "127.0.0.1", port: 0, connectionsMax: connectionsMax), group: Self.group, factory: factory, logger: logger)
+            .init(host: "127.0.0.1", port: 0, connectionsMax: connectionsMax, frames: frames), group: Self.group, factory: factory, logger: logger)
         do {
             let result = try await body(server)
             await server.shutdown(grace: .milliseconds(200))
@@ -34,9 +35,9 @@ import Testing
         return .ok
     }
 
-    @Test("a unary call is answered, empty or as large as a request may be", arguments: [0, 1, 20_000, 1_572_864])
-    func answersUnary(size: Int) async throws {
-        try await serving { server in
+    @Test("a unary call is answered, empty or as large as a request may be", arguments: Server.Frames.allCases, [0, 1, 20_000, 1_572_864])
+    func answersUnary(frames: Server.Frames, size: Int) async throws {
+        try await serving(frames) { server in
             let client = try await connect(server)
             let message = ByteBuffer(repeating: 42, count: size)
             #expect(try await client.unary(path: "/echo/Unary", message: frame(message)) == message)
@@ -44,12 +45,12 @@ import Testing
         }
     }
 
-    @Test("large messages on many streams of one connection do not wait for each other")
-    func answersInterleaved() async throws {
-        try await serving { server in
+    @Test("large messages on many streams of one connection do not wait for each other", arguments: Server.Frames.allCases)
+    func answersInterleaved(frames: Server.Frames) async throws {
+        try await serving(frames) { server in
             let client = try await connect(server)
             try await withThrowingTaskGroup(of: Int.self) { group in
-                for _ in 0..<30 {
+                for _ in 0..<12 {
                     group.addTask { try await client.unary(path: "/echo/Unary", message: frame(ByteBuffer(repeating: 1, count: 1_000_000))).readableBytes }
                 }
                 for try await size in group { #expect(size == 1_000_000) }
@@ -58,9 +59,9 @@ import Testing
         }
     }
 
-    @Test("a larger message than may be is refused, and the connection goes on")
-    func refusesOversize() async throws {
-        try await serving { server in
+    @Test("a larger message than may be is refused, and the connection goes on", arguments: Server.Frames.allCases)
+    func refusesOversize(frames: Server.Frames) async throws {
+        try await serving(frames) { server in
             let client = try await connect(server)
             let refusal = try await status { _ = try await client.unary(path: "/echo/Unary", message: frame(ByteBuffer(repeating: 1, count: 3_000_000))) }
             #expect(refusal.code == .resourceExhausted)
@@ -69,9 +70,9 @@ import Testing
         }
     }
 
-    @Test("a compressed message is refused as unimplemented")
-    func refusesCompressed() async throws {
-        try await serving { server in
+    @Test("a compressed message is refused as unimplemented", arguments: Server.Frames.allCases)
+    func refusesCompressed(frames: Server.Frames) async throws {
+        try await serving(frames) { server in
             let client = try await connect(server)
             let refusal = try await status { _ = try await client.unary(path: "/echo/Unary", message: ByteBuffer(bytes: [1, 0, 0, 0, 0])) }
             #expect(refusal.code == .unimplemented)
@@ -79,9 +80,9 @@ import Testing
         }
     }
 
-    @Test("a message cut short, none, or two in a unary call are errors", arguments: [[0, 0, 0, 0, 9, 1], [], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] as [[UInt8]])
-    func refusesBadFraming(bytes: [UInt8]) async throws {
-        try await serving { server in
+    @Test("a message cut short, none, or two in a unary call are errors", arguments: Server.Frames.allCases, [[0, 0, 0, 0, 9, 1], [], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] as [[UInt8]])
+    func refusesBadFraming(frames: Server.Frames, bytes: [UInt8]) async throws {
+        try await serving(frames) { server in
             let client = try await connect(server)
             let refusal = try await status { _ = try await client.unary(path: "/echo/Unary", message: ByteBuffer(bytes: bytes)) }
             #expect(refusal.code == .internal || refusal.code == .unimplemented)
@@ -89,9 +90,9 @@ import Testing
         }
     }
 
-    @Test("an unknown method is unimplemented")
-    func refusesUnknown() async throws {
-        try await serving { server in
+    @Test("an unknown method is unimplemented", arguments: Server.Frames.allCases)
+    func refusesUnknown(frames: Server.Frames) async throws {
+        try await serving(frames) { server in
             let client = try await connect(server)
             let refusal = try await status { _ = try await client.unary(path: "/nobody/Knows", message: frame(ByteBuffer())) }
             #expect(refusal == Status(.unimplemented, "unknown method /nobody/Knows"))
@@ -99,9 +100,9 @@ import Testing
         }
     }
 
-    @Test("an error's text survives the header, whatever is in it")
-    func carriesText() async throws {
-        try await serving { server in
+    @Test("an error's text survives the header, whatever is in it", arguments: Server.Frames.allCases)
+    func carriesText(frames: Server.Frames) async throws {
+        try await serving(frames) { server in
             let client = try await connect(server)
             let failure = try await status { _ = try await client.unary(path: "/echo/Fail", message: frame(ByteBuffer())) }
             #expect(failure == Status(.notFound, "nöt found: 100%"))
@@ -109,10 +110,10 @@ import Testing
         }
     }
 
-    @Test("a deadline ends a call that nobody answers, and the service hears of it")
-    func endsLateCalls() async throws {
+    @Test("a deadline ends a call that nobody answers, and the service hears of it", arguments: Server.Frames.allCases)
+    func endsLateCalls(frames: Server.Frames) async throws {
         let resets = NIOLockedValueBox(0)
-        try await serving(EchoFactory(resets: { resets.withLockedValue { $0 += 1 } })) { server in
+        try await serving(frames, EchoFactory(resets: { resets.withLockedValue { $0 += 1 } })) { server in
             let client = try await connect(server)
             let late = try await status { _ = try await client.unary(path: "/echo/Never", metadata: [("grpc-timeout", "80m")], message: frame(ByteBuffer())) }
             #expect(late.code == .deadlineExceeded)
@@ -121,9 +122,9 @@ import Testing
         }
     }
 
-    @Test("a malformed deadline is refused")
-    func refusesBadDeadline() async throws {
-        try await serving { server in
+    @Test("a malformed deadline is refused", arguments: Server.Frames.allCases)
+    func refusesBadDeadline(frames: Server.Frames) async throws {
+        try await serving(frames) { server in
             let client = try await connect(server)
             let refusal = try await status { _ = try await client.unary(path: "/echo/Unary", metadata: [("grpc-timeout", "soon")], message: frame(ByteBuffer())) }
             #expect(refusal.code == .internal)
@@ -131,9 +132,9 @@ import Testing
         }
     }
 
-    @Test("a streaming call goes both ways until the client half-closes")
-    func streams() async throws {
-        try await serving { server in
+    @Test("a streaming call goes both ways until the client half-closes", arguments: Server.Frames.allCases)
+    func streams(frames: Server.Frames) async throws {
+        try await serving(frames) { server in
             let client = try await connect(server)
             let stream = try await client.stream(path: "/echo/Stream")
             stream.send(frame(ByteBuffer(string: "one")))
@@ -147,10 +148,10 @@ import Testing
         }
     }
 
-    @Test("a streaming call that sends without end is paused, and goes on as the client reads")
-    func pausesFloods() async throws {
+    @Test("a streaming call that sends without end is paused, and goes on as the client reads", arguments: Server.Frames.allCases)
+    func pausesFloods(frames: Server.Frames) async throws {
         let pauses = NIOLockedValueBox(0)
-        try await serving(EchoFactory(pauses: { writable in if !writable { pauses.withLockedValue { $0 += 1 } } })) { server in
+        try await serving(frames, EchoFactory(pauses: { writable in if !writable { pauses.withLockedValue { $0 += 1 } } })) { server in
             let client = try await connect(server)
             let stream = try await client.stream(path: "/echo/Flood")
             stream.send(frame(ByteBuffer(string: "go")))
@@ -165,12 +166,12 @@ import Testing
         }
     }
 
-    @Test("a burst of ten thousand calls on one connection, far beyond its streams, is answered whole")
-    func answersBursts() async throws {
-        try await serving { server in
+    @Test("a burst of three thousand calls on one connection, far beyond its streams, is answered whole", arguments: Server.Frames.allCases)
+    func answersBursts(frames: Server.Frames) async throws {
+        try await serving(frames) { server in
             let client = try await connect(server)
             try await withThrowingTaskGroup(of: Void.self) { group in
-                for call in 0..<10_000 {
+                for call in 0..<3_000 {
                     group.addTask {
                         let message = ByteBuffer(string: "\(call)")
                         let answer = try await client.unary(path: "/echo/Unary", message: frame(message))
@@ -183,9 +184,9 @@ import Testing
         }
     }
 
-    @Test("connections beyond the bound are closed")
-    func boundsConnections() async throws {
-        try await serving(connectionsMax: 1) { server in
+    @Test("connections beyond the bound are closed", arguments: Server.Frames.allCases)
+    func boundsConnections(frames: Server.Frames) async throws {
+        try await serving(frames, connectionsMax: 1) { server in
             let first = try await connect(server)
             #expect(try await first.unary(path: "/echo/Unary", message: frame(ByteBuffer())) == ByteBuffer())
             let refused = try await status {
@@ -200,9 +201,10 @@ import Testing
         }
     }
 
-    @Test("shutdown lets a call in flight end, ends streams, and closes")
-    func drains() async throws {
-        let server = try await Server.listen(.init(host: "127.0.0.1", port: 0), group: Self.group, factory: EchoFactory(), logger: logger)
+    @Test("shutdown lets a call in flight end, ends streams, and closes", arguments: Server.Frames.allCases)
+    func drains(frames: Server.Frames) async throws {
+        let server = try await Server.listen(
+            .init(host: "127.0.0.1", port: 0, frames: frames), group: Self.group, factory: EchoFactory(), logger: logger)
         let client = try await connect(server)
         let stream = try await client.stream(path: "/echo/Stream")
         stream.send(frame(ByteBuffer(string: "here")))
@@ -214,9 +216,9 @@ import Testing
         await client.close()
     }
 
-    @Test("bytes that are no HTTP/2 close the connection, and the server goes on", arguments: 0..<24)
-    func survivesGarbage(seed: Int) async throws {
-        try await serving { server in
+    @Test("bytes that are no HTTP/2 close the connection, and the server goes on", arguments: Server.Frames.allCases, 0..<24)
+    func survivesGarbage(frames: Server.Frames, seed: Int) async throws {
+        try await serving(frames) { server in
             var generator = SystemRandomNumberGenerator()
             var bytes = ByteBuffer()
             // Some begin like a client does, so that the frame parser sees the garbage.
