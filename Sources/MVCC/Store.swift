@@ -238,12 +238,15 @@ package struct Store: ~Copyable, Sendable {
     /// Attached keys in order; empty when there is no such lease.
     package func keys(ofLease id: LeaseID) -> [Bytes] { leases.keys(of: id) }
 
+    /// What etcd makes of shorter ones with its default timing: a lease must outlive an election (one and a half times 1 s, rounded up).
+    package static let leaseSecondsMin: Int64 = 2
+
     private mutating func grant(_ id: LeaseID, _ seconds: Int64, _ applied: inout Applied) -> Result<CommandResult, CommandRefusal> {
         if id == 0 { return .failure(.leaseNotFound) }
         if seconds > Limits.leaseSecondsMax { return .failure(.leaseSecondsTooLarge) }
         if leases[id] != nil { return .failure(.leaseExists) }
         if leases.count >= Limits.leasesMax { return .failure(.limitReached) }
-        let lease = Lease(id: id, seconds: max(1, seconds))
+        let lease = Lease(id: id, seconds: max(Self.leaseSecondsMin, seconds))
         leases.insert(lease)
         let row = TableRow.write(lease)
         mix([row])

@@ -183,11 +183,12 @@ extension Transaction {
     }
 
     /// What a branch may write: no key may be put twice, nor put and deleted, except that the two branches of one nested transaction
-    /// may put the same key. A delete "from key on" is not seen here (nor by etcd); what it does then follows from the order.
+    /// may put the same key. A delete "from key on" is not seen here, as etcd's rule does not see it; what it does follows from the order.
+    /// Where keys lie in spaces, told by their first byte, such a delete ends with its space: at an end of one byte.
     private typealias Written = (puts: Set<Bytes>, deletes: [KeyRange])
     private func written(_ branch: [Operation]) throws(CommandRefusal) -> Written {
         var puts: Set<Bytes> = [], deletes: [KeyRange] = []
-        for case .deleteRange(let request) in branch where !request.range.isFromKey { deletes.append(request.range) }
+        for case .deleteRange(let request) in branch where request.range.end?.count != 1 { deletes.append(request.range) }
         for case .transaction(let nested) in branch {
             let (then, thenDeletes) = try written(nested.success)
             let (otherwise, otherwiseDeletes) = try written(nested.failure)

@@ -223,7 +223,7 @@ struct Model {
     }
     private static func deletes(_ operation: Operation) -> [KeyRange] {
         switch operation {
-        case .deleteRange(let request): request.range.isFromKey ? [] : [request.range]
+        case .deleteRange(let request): request.range.end?.count == 1 ? [] : [request.range]
         case .transaction(let nested): (nested.success + nested.failure).flatMap(deletes)
         case .range, .put: []
         }
