@@ -161,7 +161,9 @@ package struct ObservedNode: Hashable, Sendable {
 package struct NodeTime: Hashable, Sendable {
     package var localMilliseconds: Int64
     package var serverMilliseconds: Int64
-    package init(localMilliseconds: Int64, serverMilliseconds: Int64) { self.localMilliseconds = localMilliseconds; self.serverMilliseconds = serverMilliseconds }
+    package init(localMilliseconds: Int64, serverMilliseconds: Int64) {
+        self.localMilliseconds = localMilliseconds; self.serverMilliseconds = serverMilliseconds
+    }
 }
 
 /// The pod's `coffer.dev/SecretsReady` condition.

@@ -107,7 +107,8 @@ private struct Planner {
                 continue
             }
             wantedIDs.append(id)
-            wants[id] = Want(pod: pod, verdict: volume.verdict(namespace: pod.namespace, group: pod.fsGroup, policy: policy, secrets: secrets, fingerprint: fingerprint))
+            let verdict = volume.verdict(namespace: pod.namespace, group: pod.fsGroup, policy: policy, secrets: secrets, fingerprint: fingerprint)
+            wants[id] = Want(pod: pod, verdict: verdict)
         }
     }
 

@@ -67,7 +67,9 @@ package struct SyncView: Sendable {
                 return .refused("\(error)")
             }
         case .heartbeat(let told, let time):
-            guard isConnected, let current = desired, told >= current.revision else { return .refused("a heartbeat at revision \(told) without the state before it") }
+            guard isConnected, let current = desired, told >= current.revision else {
+                return .refused("a heartbeat at revision \(told) without the state before it")
+            }
             desired?.revision = told
             revision = max(revision, told)
             hear(serverTime: time, localMilliseconds)

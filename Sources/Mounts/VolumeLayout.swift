@@ -172,10 +172,12 @@ extension DesiredVolume {
                 }
                 bytes += entry.value.count
                 guard bytes <= policy.volumeBytesMax, files.count < policy.filesPerVolumeMax else {
-                    return .unavailable(Reason(.volumeTooLarge, "volume \(name) is larger than \(policy.volumeBytesMax) bytes or \(policy.filesPerVolumeMax) files"))
+                    let bounds = "\(policy.volumeBytesMax) bytes or \(policy.filesPerVolumeMax) files"
+                    return .unavailable(Reason(.volumeTooLarge, "volume \(name) is larger than \(bounds)"))
                 }
                 let mode = (item.mode ?? defaultMode) & 0o777 | (group == nil ? 0 : 0o440)
-                let file = FileEntry(path: item.path, mode: mode, byteCount: entry.value.count, fingerprint: fingerprint(SecretContentReference(secret: secret, entry: entry)))
+                let hash = fingerprint(SecretContentReference(secret: secret, entry: entry))
+                let file = FileEntry(path: item.path, mode: mode, byteCount: entry.value.count, fingerprint: hash)
                 let content = ContentReference(secret: secretName, key: entry.key)
                 if let place = places[item.path] {
                     files[place] = (file, content)

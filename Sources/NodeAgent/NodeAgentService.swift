@@ -38,7 +38,9 @@ package struct NodeAgentService: Sendable {
             }
             lastFailures = failures
             for entry in output.reconciliation.acknowledgements {
-                logger.info("\(entry.outcome)", metadata: ["pod": "\(entry.namespace)/\(entry.podName)", "secret": "\(entry.secretName)", "version": "\(entry.resourceVersion)"])
+                logger.info("\(entry.outcome)", metadata: [
+                    "pod": "\(entry.namespace)/\(entry.podName)", "secret": "\(entry.secretName)", "version": "\(entry.resourceVersion)",
+                ])
             }
         }
     }

@@ -143,7 +143,8 @@ package final class NodeReconciler {
         isDrained = true
         var result = Reconciliation()
         let (volumes, strays) = try engine.observe()
-        try perform(volumes.filter { $0.mount != .none || $0.record != nil }.map { .remove($0.id, .drained) } + strays.map(MountAction.removeStray), into: &result)
+        let standing = volumes.filter { $0.mount != .none || $0.record != nil }
+        try perform(standing.map { .remove($0.id, .drained) } + strays.map(MountAction.removeStray), into: &result)
         try perform(engine.observe().volumes.map { .remove($0.id, .drained) }, into: &result)
         last = result
         return result

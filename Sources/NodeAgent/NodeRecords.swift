@@ -130,9 +130,12 @@ private struct StoredVolume: Codable {
         retired = record.retired.map { Retired(name: $0.name, due: $0.dueMilliseconds) }
     }
     var record: VolumeRecord {
-        VolumeRecord(
+        let entries = files.map {
+            FileEntry(path: $0.path, mode: $0.mode, byteCount: $0.bytes, fingerprint: Bytes(Data(base64Encoded: $0.hash) ?? Data()))
+        }
+        return VolumeRecord(
             namespace: namespace, podName: pod, revision: revision, graceDeadlineMilliseconds: grace,
-            shape: VolumeShape(files: files.map { FileEntry(path: $0.path, mode: $0.mode, byteCount: $0.bytes, fingerprint: Bytes(Data(base64Encoded: $0.hash) ?? Data())) }, group: group),
+            shape: VolumeShape(files: entries, group: group),
             holdings: secrets.map { Holding(secret: SecretName(namespace: $0.namespace, name: $0.name), uid: $0.uid, resourceVersion: $0.version) },
             retired: retired.map { RetiredVersion(name: $0.name, dueMilliseconds: $0.due) })
     }

@@ -54,11 +54,15 @@ package enum Doctor {
     }
     private static func memoryLock() -> Finding {
         let limit = clinux_memory_lock_limit()
-        if geteuid() == 0 || limit == .max { return Finding(topic: "memlock", level: .ok, message: "memory can be locked (limit \(ProcessHardening.memoryLockLimit))") }
+        if geteuid() == 0 || limit == .max {
+            return Finding(topic: "memlock", level: .ok, message: "memory can be locked (limit \(ProcessHardening.memoryLockLimit))")
+        }
         return Finding(topic: "memlock", level: .warning, message: "memory locking is limited to \(ProcessHardening.memoryLockLimit)")
     }
     private static func corePattern() -> Finding {
-        guard let file = try? Descriptor(unsafe open("/proc/sys/kernel/core_pattern", O_RDONLY | O_CLOEXEC), "core_pattern"), let bytes = try? file.readAll(max: 4_096) else {
+        guard let file = try? Descriptor(unsafe open("/proc/sys/kernel/core_pattern", O_RDONLY | O_CLOEXEC), "core_pattern"),
+              let bytes = try? file.readAll(max: 4_096)
+        else {
             return Finding(topic: "core_pattern", level: .warning, message: "cannot be read")
         }
         let pattern = String(decoding: bytes, as: UTF8.self).trimmingNewline

@@ -102,9 +102,11 @@ struct ServerConnection: Sendable {
 
     func reportNode() async throws {
         let now = Self.timestamp()
-        let ready = Condition(type: "Ready", status: "True", reason: "AgentReady", message: "the agent delivers secrets", lastTransitionTime: nil, lastHeartbeatTime: now)
+        let ready = Condition(
+            type: "Ready", status: "True", reason: "AgentReady", message: "the agent delivers secrets", lastTransitionTime: nil, lastHeartbeatTime: now)
         let body = try Self.json(StatusPatch(metadata: nil, status: .init(conditions: [ready])))
-        let response = try await client.execute(request(.PATCH, "/api/v1/nodes/\(Self.escaped(options.node))/status", type: Self.patchType, body: body), timeout: .seconds(10))
+        let path = "/api/v1/nodes/\(Self.escaped(options.node))/status"
+        let response = try await client.execute(request(.PATCH, path, type: Self.patchType, body: body), timeout: .seconds(10))
         guard (200..<300).contains(Int(response.status.code)) else { throw try await failure("node status", response) }
         try await drain(response)
     }
@@ -133,7 +135,8 @@ struct ServerConnection: Sendable {
     private func failure(_ what: String, _ response: HTTPClientResponse) async throws -> ServerFailure {
         let body = try? await response.body.collect(upTo: 64 << 10)
         let status = body.flatMap { try? JSONDecoder().decode(StatusObject.self, from: Data(buffer: $0)) }
-        return ServerFailure(description: "\(what): \(response.status.code) \(status?.message ?? response.status.reasonPhrase)", status: Int(response.status.code))
+        let code = response.status.code
+        return ServerFailure(description: "\(what): \(code) \(status?.message ?? response.status.reasonPhrase)", status: Int(code))
     }
 
     private static func json(_ value: some Encodable) throws -> ByteBuffer { ByteBuffer(data: try JSONEncoder().encode(value)) }

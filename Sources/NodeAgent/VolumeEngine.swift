@@ -49,7 +49,8 @@ package final class VolumeEngine {
         self.crashPoint = crashPoint
         known = try records.loadVolumes()
         let stored = records.loadNode()
-        node = NodeMark(revision: stored.revision, heardMilliseconds: min(stored.heard, clinux_boot_milliseconds()), serverOffsetMilliseconds: stored.serverOffset)
+        let heard = min(stored.heard, clinux_boot_milliseconds())
+        node = NodeMark(revision: stored.revision, heardMilliseconds: heard, serverOffsetMilliseconds: stored.serverOffset)
         if stored.heard == 0 {
             node.heardMilliseconds = clinux_boot_milliseconds()
             node.serverOffsetMilliseconds = Int64(Date().timeIntervalSince1970 * 1_000) - clinux_boot_milliseconds()
@@ -226,7 +227,8 @@ package final class VolumeEngine {
             case .writeVersion: try work.writeVersion(layout, secrets)
             case .linkCurrent:
                 if let superseded = try work.currentVersion() {
-                    record.retired.append(RetiredVersion(name: superseded, dueMilliseconds: clinux_boot_milliseconds() + options.policy.versionGraceMilliseconds))
+                    let due = clinux_boot_milliseconds() + options.policy.versionGraceMilliseconds
+                    record.retired.append(RetiredVersion(name: superseded, dueMilliseconds: due))
                 }
                 try work.linkCurrent(layout.shape)
             case .makeReadOnlyClone: try work.makeReadOnlyClone()
@@ -287,7 +289,9 @@ package final class VolumeEngine {
         let handle: Descriptor
         do {
             let place = try parent.open(name, Descriptor.pathOnly)
-            guard let entry = try MountTable.entry(of: place), entry.isOurs, entry.id == stray.mountID else { throw PlaceRefusal("the mount is no longer there") }
+            guard let entry = try MountTable.entry(of: place), entry.isOurs, entry.id == stray.mountID else {
+                throw PlaceRefusal("the mount is no longer there")
+            }
             handle = try TemporaryFileSystem.writableClone(of: place)
         }
         for step in action.steps {

@@ -126,7 +126,9 @@ enum Inspection {
             }
         }
         for row in rows {
-            let cells = row.enumerated().map { column, cell in column == row.count - 1 ? cell : cell + String(repeating: " ", count: widths[column] - cell.count + 3) }
+            let cells = row.enumerated().map { column, cell in
+                column == row.count - 1 ? cell : cell + String(repeating: " ", count: widths[column] - cell.count + 3)
+            }
             print(cells.joined())
         }
     }

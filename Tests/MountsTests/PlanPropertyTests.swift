@@ -197,7 +197,9 @@ private struct Story {
         let secrets = SecretLookup(story.state.secrets)
         for pod in consumers {
             let id = try #require(VolumeID(podUID: pod.uid, volume: "v"))
-            let verdict = pod.volumes[0].verdict(namespace: pod.namespace, group: pod.fsGroup, policy: story.policy, secrets: secrets) { $0.entry.value.withUnsafeBytes { Array($0) } }
+            let verdict = pod.volumes[0].verdict(namespace: pod.namespace, group: pod.fsGroup, policy: story.policy, secrets: secrets) {
+                $0.entry.value.withUnsafeBytes { Array($0) }
+            }
             let report = try #require(story.makePlan().reports.first { $0.podUID == pod.uid })
             switch verdict {
             case _ where story.node.foreign.contains(id): #expect(report.reason.code == .foreignMount, "seed \(seed)")
