@@ -97,8 +97,8 @@ struct Model {
             return .none
         case .leaseGrant(let id, let seconds):
             if leases[id] != nil { throw .leaseExists }
-            leases[id] = seconds
-            return .lease(id: id, seconds: seconds)
+            leases[id] = max(2, seconds)
+            return .lease(id: id, seconds: max(2, seconds))
         case .leaseRevoke(let id):
             guard leases[id] != nil else { throw .leaseNotFound }
             for version in now where version.version.lease == id { _ = delete(DeleteRangeRequest(KeyRange(version.version.key))) }
