@@ -87,7 +87,8 @@ extension Barrier: KeyValue {
 
     package func watch(_ range: KeyRange, after revision: Int64) async throws(BarrierError) -> AsyncThrowingStream<EventBatch, any Error> {
         var options = WatchOptions()
-        options.startRevision = revision == 0 ? 0 : revision + 1
+        let start = revision == 0 ? 0 : revision + 1
+        options.startRevision = start
         options.progressIntervalMilliseconds = 2_000
         let (deliveries, continuation) = AsyncStream.makeStream(of: (WatchDelivery, ReadPin).self)
         let sink = StreamSink(continuation, service)
@@ -99,7 +100,11 @@ extension Barrier: KeyValue {
                     defer { pin.release() }
                     let batch: EventBatch
                     switch delivery.content {
-                    case .created(let revision), .progress(let revision): batch = EventBatch(revision: revision, events: [])
+                    case .created(let revision):
+                        // What history was asked for is still to come: that all up to here was told would not be true.
+                        guard start == 0 || start > revision else { continue }
+                        batch = EventBatch(revision: revision, events: [])
+                    case .progress(let revision): batch = EventBatch(revision: revision, events: [])
                     case .events(let events, let revision):
                         batch = EventBatch(revision: revision, events: events.map(self.event))
                         service.consumed(id, events: events.count)
