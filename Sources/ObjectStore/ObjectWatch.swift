@@ -69,6 +69,9 @@ extension ObjectStore {
 
     private func watch(_ range: KeyRange, after revision: Int64) async throws(Status) -> ObjectWatch {
         do {
+            // A revision that is not there yet is another store's, or a mistake: waiting for it would look like silence.
+            let current = try await keyValue.currentRevision()
+            guard revision <= current else { throw BarrierError.futureRevision(current: current) }
             return ObjectWatch(base: try await keyValue.watch(range, after: revision))
         } catch .compacted(let oldest) {
             throw .expired(requested: revision, oldest: oldest)

@@ -242,6 +242,11 @@ func expect<R>(_ reason: Status.Reason, location: SourceLocation = #_sourceLocat
         await #expect(throws: Status.expired(requested: 0, oldest: now + 10)) { try await iterator.next() }
     }
 
+    @Test("a watch from a revision that is not there yet is refused", arguments: [Int64(1_000), Int64.max])
+    func future(revision: Int64) async throws {
+        _ = await expect(.timeout) { () async throws(Status) in try await store.watch(.secrets, namespace: nil, after: revision) }
+    }
+
     @Test("a watch of everything sees every kind in order")
     func all() async throws {
         var iterator = try await store.watchAll(after: try await store.currentRevision()).makeAsyncIterator()
