@@ -53,7 +53,9 @@ package struct APIClient: Sendable {
         return Listing(items: try items.map { try Self.resource(type, $0) }, resourceVersion: version)
     }
     /// The server's table of a list, without any value: its columns and rows, and the version to watch from.
-    package func table(_ type: ResourceType, namespace: String?, _ selection: Selection = Selection()) async throws -> (table: JSONValue, resourceVersion: String) {
+    package func table(_ type: ResourceType, namespace: String?, _ selection: Selection = Selection()) async throws -> (
+        table: JSONValue, resourceVersion: String
+    ) {
         var columns: JSONValue = []
         let (rows, version) = try await pages(type, namespace: namespace, selection, accept: APIRequest.table) { page in
             if let definitions = page["columnDefinitions"] { columns = definitions }
@@ -110,7 +112,8 @@ package struct APIClient: Sendable {
         return try Self.resource(resource.type, try await transport.send(request))
     }
     package func patch(
-        _ type: ResourceType, namespace: String, name: String, _ body: JSONValue, as contentType: Patch.ContentType, subresource: String = "", dryRun: Bool = false
+        _ type: ResourceType, namespace: String, name: String, _ body: JSONValue, as contentType: Patch.ContentType, subresource: String = "",
+        dryRun: Bool = false
     ) async throws -> Resource {
         var request = APIRequest(.patch, Self.path(type, namespace: namespace, name: name, subresource: subresource))
         request.query = dryRun ? [("dryRun", "All")] : []
@@ -166,7 +169,9 @@ package final class WatchStream {
         while let document = try await documents.next() {
             let object = document["object"] ?? .null
             if document["type"]?.stringValue == "ERROR" { throw Status(object) ?? Status.internalError("the watch ended with an error") }
-            let version = object.at("metadata", "resourceVersion")?.stringValue ?? object["rows"]?.arrayValue?.last?.at("object", "metadata", "resourceVersion")?.stringValue
+            let version =
+                object.at("metadata", "resourceVersion")?.stringValue
+                ?? object["rows"]?.arrayValue?.last?.at("object", "metadata", "resourceVersion")?.stringValue
             if let version, !version.isEmpty { resourceVersion = version }
             switch document["type"]?.stringValue {
             case "ADDED": return APIClient.WatchEvent(change: .added, object: object)

@@ -81,7 +81,10 @@ package final class HTTPTransport: APITransport {
             return ConnectionFailure("The connection to the server \(address) was refused - did you specify the right host or port?")
         }
         if text.contains("CERTIFICATE_VERIFY_FAILED") || text.contains("unableToValidateCertificate") {
-            return ConnectionFailure("Unable to connect to the server: tls: failed to verify the server's certificate: it is not signed by the configured authority, or is for another host")
+            return ConnectionFailure(
+                "Unable to connect to the server: tls: failed to verify the server's certificate: "
+                    + "it is not signed by the configured authority, or is for another host"
+            )
         }
         if let timeout = error as? HTTPClientError, [.connectTimeout, .deadlineExceeded, .readTimeout].contains(timeout) {
             return ConnectionFailure("Unable to connect to the server: \(address): i/o timeout")
@@ -106,10 +109,13 @@ package final class HTTPTransport: APITransport {
         if response.status.code >= 400 {
             if let json = try? parsed.get(), let status = Status(json) { throw status }
             throw Status(
-                code: Int(response.status.code), reason: .unknown, message: "the server responded with the status code \(response.status.code) but did not return more information")
+                code: Int(response.status.code), reason: .unknown,
+                message: "the server responded with the status code \(response.status.code) but did not return more information")
         }
         if buffer.readableBytes == 0 { return .null }
-        do { return try parsed.get() } catch { throw ConnectionFailure("the server's answer to \(request.method.rawValue) \(request.path) is no JSON: \(error)") }
+        do { return try parsed.get() } catch {
+            throw ConnectionFailure("the server's answer to \(request.method.rawValue) \(request.path) is no JSON: \(error)")
+        }
     }
 
     private static func host(_ server: String) -> String? {
@@ -140,7 +146,9 @@ private final class LineReader {
             if let end = buffer.readableBytesView.dropFirst(scanned).firstIndex(of: UInt8(ascii: "\n")) {
                 let count = end - buffer.readerIndex
                 defer {
-                    buffer.withUnsafeMutableReadableBytes { _ = UnsafeMutableRawBufferPointer(rebasing: $0[..<count]).initializeMemory(as: UInt8.self, repeating: 0) }
+                    buffer.withUnsafeMutableReadableBytes {
+                        _ = UnsafeMutableRawBufferPointer(rebasing: $0[..<count]).initializeMemory(as: UInt8.self, repeating: 0)
+                    }
                     buffer.moveReaderIndex(forwardBy: count + 1)
                     buffer.discardReadBytes()
                     scanned = 0

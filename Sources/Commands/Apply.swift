@@ -26,7 +26,8 @@ package struct Apply: AsyncParsableCommand, Verb {
 
     private func apply(_ wanted: Resource, _ client: APIClient, _ printer: Printer, _ invocation: Invocation) async throws {
         guard !wanted.name.isEmpty else {
-            throw CommandError(wanted.generateName.isEmpty ? "resource name may not be empty" : "from \(wanted.generateName): cannot use generate name with apply")
+            throw CommandError(
+                wanted.generateName.isEmpty ? "resource name may not be empty" : "from \(wanted.generateName): cannot use generate name with apply")
         }
         var modified = wanted
         modified.lastApplied = try LastApplied.text(of: wanted)
@@ -37,7 +38,9 @@ package struct Apply: AsyncParsableCommand, Verb {
             }
             if attempt == 1, current.lastApplied == nil {
                 invocation.note(
-                    "Warning: resource \(wanted.type.plural)/\(wanted.name) is missing the \(SecretPlace.lastAppliedAnnotation) annotation which is required by apply. It will be patched automatically.")
+                    "Warning: resource \(wanted.type.plural)/\(wanted.name) is missing the \(SecretPlace.lastAppliedAnnotation) annotation "
+                        + "which is required by apply. It will be patched automatically."
+                )
             }
             let patch = ThreeWayPatch.strategic(
                 original: LastApplied.folded(LastApplied.original(of: current), wanted.type), modified: LastApplied.folded(modified.json, wanted.type),
@@ -50,7 +53,8 @@ package struct Apply: AsyncParsableCommand, Verb {
             do {
                 let result = try await client.patch(
                     wanted.type, namespace: wanted.namespace, name: wanted.name, patch, as: .strategic, dryRun: dryRun.dryRun == .server)
-                return printer.report(result, result.resourceVersion == current.resourceVersion && dryRun.dryRun == .none ? "unchanged" : "configured", dryRun: dryRun.dryRun)
+                return printer.report(
+                    result, result.resourceVersion == current.resourceVersion && dryRun.dryRun == .none ? "unchanged" : "configured", dryRun: dryRun.dryRun)
             } catch let status as Status where (status.reason == .conflict || status.reason == .notFound) && attempt < 5 {
                 continue  // someone changed it meanwhile: look again
             }

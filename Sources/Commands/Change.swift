@@ -41,7 +41,10 @@ struct MapChange {
     let member: String, done: String, undone: String
 
     func run(_ words: [String], _ options: MapChangeOptions, _ global: GlobalOptions, _ invocation: Invocation) async throws {
-        let split = words.firstIndex { $0.contains("=") || ($0.hasSuffix("-") && !$0.contains("/")) || ($0.hasSuffix("-") && $0.contains("/") && ResourceType.named(String($0.prefix { $0 != "/" })) == nil) }
+        // The first word that is a change and no TYPE/NAME.
+        let split = words.firstIndex { word in
+            word.contains("=") || word.hasSuffix("-") && ResourceType.named(String(word.prefix { $0 != "/" })) == nil
+        }
         guard let split else { throw CommandError("at least one \(member == "labels" ? "label" : "annotation") update is required") }
         let changes = try words[split...].map(parse)
         let (client, contextNamespace) = try invocation.connect(global)
@@ -49,7 +52,9 @@ struct MapChange {
         var targets: [(type: ResourceType, name: String)] = []
         for target in try ResourceArguments(Array(words[..<split])).targets {
             if let name = target.name { targets.append((target.type, name)); continue }
-            guard options.all || !options.selector.labels.isEmpty else { throw CommandError("one or more resources must be specified as <resource> <name> or <resource>/<name>") }
+            guard options.all || !options.selector.labels.isEmpty else {
+                throw CommandError("one or more resources must be specified as <resource> <name> or <resource>/<name>")
+            }
             let listed = try await client.list(target.type, namespace: namespace, .init(labels: options.selector.labels, fields: options.selector.fields))
             targets += listed.items.map { (target.type, $0.name) }
         }
@@ -65,7 +70,8 @@ struct MapChange {
     }
 
     private func change(
-        _ type: ResourceType, _ name: String, _ changes: [(key: String, value: String?)], _ client: APIClient, _ namespace: String, _ options: MapChangeOptions, _ printer: Printer
+        _ type: ResourceType, _ name: String, _ changes: [(key: String, value: String?)], _ client: APIClient, _ namespace: String, _ options: MapChangeOptions,
+        _ printer: Printer
     ) async throws {
         let current = try await client.get(type, namespace: namespace, name: name)
         var patch = JSONObject()
@@ -116,7 +122,9 @@ package struct PatchVerb: AsyncParsableCommand, Verb {
 
     package func run(in invocation: Invocation) async throws {
         let bytes: Bytes
-        if let patch, patchFile == nil { bytes = Bytes(patch.utf8) } else if let patchFile, patch == nil {
+        if let patch, patchFile == nil {
+            bytes = Bytes(patch.utf8)
+        } else if let patchFile, patch == nil {
             bytes = patchFile == "-" ? try invocation.input() : try Inputs.contents(patchFile, bytesMax: Limits.manifestBytesMax)
         } else {
             throw CommandError("must specify --patch or --patch-file containing the contents of the patch")
@@ -169,7 +177,9 @@ package struct Replace: AsyncParsableCommand, Verb {
         let (client, namespace) = try invocation.connect(global)
         try await invocation.forEach(resources) { resource in
             var placed = try invocation.place(resource, global: global, default: namespace)
-            if placed.resourceVersion.isEmpty { placed.resourceVersion = try await client.get(placed.type, namespace: placed.namespace, name: placed.name).resourceVersion }
+            if placed.resourceVersion.isEmpty {
+                placed.resourceVersion = try await client.get(placed.type, namespace: placed.namespace, name: placed.name).resourceVersion
+            }
             let result = dryRun.dryRun == .client ? placed : try await client.replace(placed, dryRun: dryRun.dryRun == .server)
             printer.report(result, "replaced", dryRun: dryRun.dryRun)
         }
@@ -228,7 +238,8 @@ package struct Drain: AsyncParsableCommand, Verb {
         try await invocation.forEach(pods) { pod in
             if dryRun.dryRun != .client {
                 try await client.delete(
-                    .pods, namespace: pod.namespace, name: pod.name, graceSeconds: gracePeriod < 0 ? nil : gracePeriod, uid: pod.uid, dryRun: dryRun.dryRun == .server)
+                    .pods, namespace: pod.namespace, name: pod.name, graceSeconds: gracePeriod < 0 ? nil : gracePeriod, uid: pod.uid,
+                    dryRun: dryRun.dryRun == .server)
             }
             invocation.print("pod/\(pod.name) evicted\(dryRun.dryRun.suffix)")
         }

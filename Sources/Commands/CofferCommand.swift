@@ -12,7 +12,9 @@ package struct CofferCommand: AsyncParsableCommand {
         discussion: "Values of secrets are masked in all output unless --reveal is given.",
         version: Version.client,
         groupedSubcommands: [
-            CommandGroup(name: "Resources", subcommands: [Get.self, Describe.self, Create.self, Apply.self, Replace.self, PatchVerb.self, Delete.self, Label.self, Annotate.self]),
+            CommandGroup(
+                name: "Resources",
+                subcommands: [Get.self, Describe.self, Create.self, Apply.self, Replace.self, PatchVerb.self, Delete.self, Label.self, Annotate.self]),
             CommandGroup(name: "Nodes", subcommands: [Cordon.self, Uncordon.self, Drain.self]),
             CommandGroup(name: "Keys", subcommands: [Operator.self, Vault.self]),
             CommandGroup(name: "Other", subcommands: [APIResources.self, Version.self, Config.self, Completion.self]),
@@ -66,7 +68,8 @@ extension Invocation {
                 return Bytes(data)
             }, environment: environment, now: { Timestamp(secondsSinceEpoch: Int64(Date().timeIntervalSince1970)) },
             connect: { global in
-                let configuration = try global.files(environment).resolve(context: global.context, cluster: global.cluster, user: global.user, server: global.server)
+                let configuration = try global.files(environment).resolve(
+                    context: global.context, cluster: global.cluster, user: global.user, server: global.server)
                 let transport = try connection.withLock { open in
                     let transport = try open ?? HTTPTransport(configuration)
                     open = transport

@@ -156,13 +156,19 @@ package struct CreateRegistrySecret: AsyncParsableCommand, Verb {
     package func run(in invocation: Invocation) async throws {
         let type = Secret.BuiltInType.dockerConfigJSON, inputs = Inputs(invocation: invocation)
         if let file = fromFile.first {
-            guard dockerUsername == nil, dockerPassword == nil, fromFile.count == 1 else { throw CommandError("--from-file cannot be used with --docker-username and the like") }
+            guard dockerUsername == nil, dockerPassword == nil, fromFile.count == 1 else {
+                throw CommandError("--from-file cannot be used with --docker-username and the like")
+            }
             let path = file.split(separator: "=", maxSplits: 1).last.map(String.init) ?? file
             return try await options.create(name, type: type, [(".dockerconfigjson", try inputs.secret(path))], invocation, global)
         }
-        guard let dockerUsername else { throw CommandError("either --from-file or the combination of --docker-username, --docker-password and --docker-server is required") }
+        guard let dockerUsername else {
+            throw CommandError("either --from-file or the combination of --docker-username, --docker-password and --docker-server is required")
+        }
         let password: SecretValue
-        if let dockerPasswordFile { password = try Self.withoutLineEnd(try inputs.secret(dockerPasswordFile)) } else if let dockerPassword {
+        if let dockerPasswordFile {
+            password = try Self.withoutLineEnd(try inputs.secret(dockerPasswordFile))
+        } else if let dockerPassword {
             password = try SecretValue(copying: dockerPassword.utf8)
         } else {
             throw CommandError("--docker-password or --docker-password-file is required")

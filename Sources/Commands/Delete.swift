@@ -40,7 +40,10 @@ package struct Delete: AsyncParsableCommand, Verb {
                             target.type, namespace: target.namespace, name: target.name, graceSeconds: graceSeconds, dryRun: dryRun.dryRun == .server)
                         if let left, dryRun.dryRun == .none { waiting.append((target, left.uid)) }
                     }
-                    invocation.print(output == "name" ? "\(target.type.singular)/\(target.name)" : "\(target.type.singular) \"\(target.name)\" \(force ? "force deleted" : "deleted")\(dryRun.dryRun.suffix)")
+                    invocation.print(
+                        output == "name"
+                            ? "\(target.type.singular)/\(target.name)"
+                            : "\(target.type.singular) \"\(target.name)\" \(force ? "force deleted" : "deleted")\(dryRun.dryRun.suffix)")
                 } catch let status as Status where status.reason == .notFound && (ignoreNotFound || all || !selector.labels.isEmpty) {
                     return
                 }
@@ -65,9 +68,13 @@ package struct Delete: AsyncParsableCommand, Verb {
                 guard !all, selector.labels.isEmpty else { throw CommandError("name cannot be provided when a selector is specified") }
                 found.append(Target(type: target.type, namespace: namespace, name: name))
             } else {
-                guard all || !selector.labels.isEmpty || !selector.fields.isEmpty else { throw CommandError("resource(s) were provided, but no name was specified") }
+                guard all || !selector.labels.isEmpty || !selector.fields.isEmpty else {
+                    throw CommandError("resource(s) were provided, but no name was specified")
+                }
                 // Of a table the server sends names only.
-                let table = try await client.table(target.type, namespace: allNamespaces ? nil : namespace, .init(labels: selector.labels, fields: selector.fields)).table
+                let table = try await client.table(
+                    target.type, namespace: allNamespaces ? nil : namespace, .init(labels: selector.labels, fields: selector.fields)
+                ).table
                 for row in table["rows"]?.arrayValue ?? [] {
                     guard let metadata = row.at("object", "metadata"), let name = metadata["name"]?.stringValue else { continue }
                     found.append(Target(type: target.type, namespace: metadata["namespace"]?.stringValue ?? namespace, name: name))
@@ -92,7 +99,9 @@ package struct Delete: AsyncParsableCommand, Verb {
     private func seconds(_ text: String) throws -> Int64 {
         let units: [(String, Int64)] = [("s", 1), ("m", 60), ("h", 3_600)]
         let unit = units.first { text.hasSuffix($0.0) }
-        guard let number = Int64(unit == nil ? text[...] : text.dropLast()), number >= 0, number < 1_000_000 else { throw CommandError("invalid duration \"\(text)\"") }
+        guard let number = Int64(unit == nil ? text[...] : text.dropLast()), number >= 0, number < 1_000_000 else {
+            throw CommandError("invalid duration \"\(text)\"")
+        }
         return number * (unit?.1 ?? 1)
     }
 }

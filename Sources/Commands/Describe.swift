@@ -23,8 +23,11 @@ package struct Describe: AsyncParsableCommand, Verb {
         var shown = 0
         try await invocation.forEach(targets) { target in
             let found: [Resource]
-            if let name = target.name { found = [try await client.get(target.type, namespace: namespace, name: name)] } else {
-                found = try await client.list(target.type, namespace: allNamespaces ? nil : namespace, .init(labels: selector.labels, fields: selector.fields)).items
+            if let name = target.name {
+                found = [try await client.get(target.type, namespace: namespace, name: name)]
+            } else {
+                found = try await client.list(target.type, namespace: allNamespaces ? nil : namespace, .init(labels: selector.labels, fields: selector.fields))
+                    .items
             }
             for resource in found {
                 if shown > 0 { invocation.output([0x0a, 0x0a]) }
@@ -127,7 +130,9 @@ struct Description {
         let mounts = container["volumeMounts"]?.arrayValue ?? []
         if mounts.isEmpty { line("      <none>") }
         for mount in mounts {
-            line("      \(mount["mountPath"]?.stringValue ?? "") from \(mount["name"]?.stringValue ?? "") (\(mount["readOnly"]?.boolValue == true ? "ro" : "rw"))")
+            line(
+                "      \(mount["mountPath"]?.stringValue ?? "") from \(mount["name"]?.stringValue ?? "") (\(mount["readOnly"]?.boolValue == true ? "ro" : "rw"))"
+            )
         }
     }
 

@@ -34,7 +34,9 @@ package struct Get: AsyncParsableCommand, Verb {
         let (client, contextNamespace) = try invocation.connect(global)
         let namespace = global.namespace ?? contextNamespace
         let targets: [ResourceArguments.Target]
-        if manifests.files.isEmpty { targets = try ResourceArguments(resources).targets } else {
+        if manifests.files.isEmpty {
+            targets = try ResourceArguments(resources).targets
+        } else {
             targets = try Inputs(invocation: invocation).resources(manifests).map { .init(type: $0.type, name: $0.name) }
         }
         if allNamespaces, targets.contains(where: { $0.name != nil && $0.type.isNamespaced }) {

@@ -19,7 +19,9 @@ package struct GlobalOptions: ParsableArguments, Sendable {
 
 /// `-o`, and whether values are shown.
 package struct OutputOptions: ParsableArguments, Sendable {
-    @Option(name: [.customShort("o", allowingJoined: true), .long], help: "json, yaml, name, wide, jsonpath=TEMPLATE, jsonpath-as-json=TEMPLATE, custom-columns=SPEC.")
+    @Option(
+        name: [.customShort("o", allowingJoined: true), .long],
+        help: "json, yaml, name, wide, jsonpath=TEMPLATE, jsonpath-as-json=TEMPLATE, custom-columns=SPEC.")
     package var output: String?
     @Flag(help: "Show the values of secrets, which are masked otherwise.")
     package var reveal = false
@@ -37,7 +39,9 @@ package struct SelectorOptions: ParsableArguments, Sendable {
 }
 
 package struct ManifestOptions: ParsableArguments, Sendable {
-    @Option(name: [.customShort("f", allowingJoined: true), .customLong("filename")], help: "Manifest file or folder; - is standard input. May be given several times.")
+    @Option(
+        name: [.customShort("f", allowingJoined: true), .customLong("filename")],
+        help: "Manifest file or folder; - is standard input. May be given several times.")
     package var files: [String] = []
     @Flag(name: [.customShort("R"), .long], help: "Look into folders below the given ones.")
     package var recursive = false

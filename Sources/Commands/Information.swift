@@ -43,7 +43,8 @@ package struct Version: AsyncParsableCommand, Verb {
 }
 
 package struct Config: AsyncParsableCommand {
-    package static let configuration = CommandConfiguration(abstract: "Look at the configuration.", subcommands: [ConfigView.self, CurrentContext.self, GetContexts.self])
+    package static let configuration = CommandConfiguration(
+        abstract: "Look at the configuration.", subcommands: [ConfigView.self, CurrentContext.self, GetContexts.self])
     package init() {}
 }
 

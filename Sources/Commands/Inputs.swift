@@ -19,7 +19,10 @@ struct Inputs {
                 throw CommandError("error parsing \(name): \(error)")
             }
         }
-        if resources.isEmpty { throw CommandError("no objects passed to \(options.files.count == 1 && options.files[0] == "-" ? "standard input" : options.files.joined(separator: ","))") }
+        if resources.isEmpty {
+            throw CommandError(
+                "no objects passed to \(options.files.count == 1 && options.files[0] == "-" ? "standard input" : options.files.joined(separator: ","))")
+        }
         return resources
     }
 
@@ -85,7 +88,9 @@ struct ResourceArguments: Equatable {
         if first.contains("/") {
             targets = try words.map { word in
                 let parts = word.split(separator: "/", omittingEmptySubsequences: false).map(String.init)
-                guard parts.count == 2, !parts[0].isEmpty, !parts[1].isEmpty else { throw CommandError("arguments in resource/name form may not have more than one slash") }
+                guard parts.count == 2, !parts[0].isEmpty, !parts[1].isEmpty else {
+                    throw CommandError("arguments in resource/name form may not have more than one slash")
+                }
                 return Target(type: try Self.type(parts[0]), name: parts[1])
             }
             return
@@ -95,7 +100,8 @@ struct ResourceArguments: Equatable {
         }
         let names = words.dropFirst()
         if let odd = names.first(where: { $0.contains("/") }) {
-            throw CommandError("there is no need to specify a resource type as a separate argument when passing arguments in resource/name form (e.g. '\(odd)')")
+            throw CommandError(
+                "there is no need to specify a resource type as a separate argument when passing arguments in resource/name form (e.g. '\(odd)')")
         }
         targets = names.isEmpty ? types.map { Target(type: $0, name: nil) } : types.flatMap { type in names.map { Target(type: type, name: $0) } }
     }
@@ -111,9 +117,13 @@ extension Invocation {
     func place(_ resource: Resource, global: GlobalOptions, default namespace: String) throws -> Resource {
         var placed = resource
         guard resource.type.isNamespaced else { return placed }
-        if resource.namespace.isEmpty { placed.namespace = global.namespace ?? namespace } else if let wanted = global.namespace, wanted != resource.namespace {
+        if resource.namespace.isEmpty {
+            placed.namespace = global.namespace ?? namespace
+        } else if let wanted = global.namespace, wanted != resource.namespace {
             throw CommandError(
-                "the namespace from the provided object \"\(resource.namespace)\" does not match the namespace \"\(wanted)\". You must pass '--namespace=\(resource.namespace)' to perform this operation.")
+                "the namespace from the provided object \"\(resource.namespace)\" does not match the namespace \"\(wanted)\". "
+                    + "You must pass '--namespace=\(resource.namespace)' to perform this operation."
+            )
         }
         return placed
     }

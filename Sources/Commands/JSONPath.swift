@@ -147,7 +147,9 @@ struct JSONPathParser {
         return true
     }
     private mutating func skipSpace() { while let next = peek, next.isWhitespace { position += 1 } }
-    private func malformed(_ what: String) -> JSONPath.Malformed { JSONPath.Malformed(description: "error parsing jsonpath \(String(text)): \(what) at \(position + 1)") }
+    private func malformed(_ what: String) -> JSONPath.Malformed {
+        JSONPath.Malformed(description: "error parsing jsonpath \(String(text)): \(what) at \(position + 1)")
+    }
 
     mutating func template(untilEnd: Bool) throws -> [JSONPath.Node] {
         guard depth < 32 else { throw malformed("nested too deeply") }
@@ -245,7 +247,13 @@ struct JSONPathParser {
         var steps: [JSONPath.Step] = []
         repeat {
             skipSpace()
-            if take("*") { steps.append(.wildcard) } else if peek == "'" || peek == "\"" { steps.append(.member(try quoted())) } else { steps.append(try index()) }
+            if take("*") {
+                steps.append(.wildcard)
+            } else if peek == "'" || peek == "\"" {
+                steps.append(.member(try quoted()))
+            } else {
+                steps.append(try index())
+            }
             skipSpace()
         } while take(",")
         guard take("]") else { throw malformed("unterminated array") }
@@ -275,7 +283,9 @@ struct JSONPathParser {
         let left = try operand()
         skipSpace()
         if take(")") { return .filter(left, nil, nil) }
-        guard let relation = ["==", "!=", "<=", ">=", "<", ">"].first(where: { text[position...].starts(with: $0) }) else { throw malformed("unknown relation") }
+        guard let relation = ["==", "!=", "<=", ">=", "<", ">"].first(where: { text[position...].starts(with: $0) }) else {
+            throw malformed("unknown relation")
+        }
         position += relation.count
         let right = try operand()
         skipSpace()

@@ -44,7 +44,8 @@ package struct Rotate: AsyncParsableCommand, Verb {
         let message = progress["message"]?.stringValue ?? ""
         return TableText.printable(
             "namespace/\(progress["namespace"]?.stringValue ?? "") \(level) generation \(progress["generation"]?.integerValue ?? 0): "
-                + "\((progress["state"]?.stringValue ?? "").lowercased()), \(done) \(what) under it, \(remaining) to go" + (message.isEmpty ? "" : " (\(message))"))
+                + "\((progress["state"]?.stringValue ?? "").lowercased()), \(done) \(what) under it, \(remaining) to go"
+                + (message.isEmpty ? "" : " (\(message))"))
     }
 }
 
@@ -88,7 +89,8 @@ package struct VaultStatus: AsyncParsableCommand, Verb {
         for namespace in status["namespaces"]?.arrayValue ?? [] {
             for key in namespace["dataKeys"]?.arrayValue ?? [] {
                 rows.append([
-                    TableText.printable(namespace["name"]?.stringValue ?? ""), String(namespace["kekVersion"]?.integerValue ?? 0), String(key["generation"]?.integerValue ?? 0),
+                    TableText.printable(namespace["name"]?.stringValue ?? ""), String(namespace["kekVersion"]?.integerValue ?? 0),
+                    String(key["generation"]?.integerValue ?? 0),
                     key["state"]?.stringValue ?? "", String(key["values"]?.integerValue ?? 0),
                 ])
             }

@@ -31,7 +31,10 @@ enum OutputFormat {
                         return (halves[0], try JSONPath(relaxed: halves[1]))
                     })
             default:
-                throw CommandError("unable to match a printer suitable for the output format \"\(other)\", allowed formats are: custom-columns,json,jsonpath,jsonpath-as-json,name,wide,yaml")
+                throw CommandError(
+                    "unable to match a printer suitable for the output format \"\(other)\", "
+                        + "allowed formats are: custom-columns,json,jsonpath,jsonpath-as-json,name,wide,yaml"
+                )
             }
         }
     }
@@ -78,7 +81,9 @@ struct Printer {
             invocation.output(document.encodedBytes(.pretty(indent: 4), secrets: display) + [0x0a])
             hidesValue = document.containsSecret
         case .path(let path, let asJSON):
-            let text = asJSON ? JSONValue.array(path.values(document)).encodedString(.pretty(indent: 4), secrets: display) + "\n" : path.render(document, secrets: display)
+            let text =
+                asJSON
+                ? JSONValue.array(path.values(document)).encodedString(.pretty(indent: 4), secrets: display) + "\n" : path.render(document, secrets: display)
             invocation.output(Bytes(text.utf8))
             hidesValue = text.contains(SecretDisplay.mask)
         default:

@@ -8,7 +8,9 @@ struct SecretSources {
     let invocation: Invocation
 
     func data(files: [String], literals: [String], environmentFiles: [String]) throws -> [(key: String, value: SecretValue)] {
-        if !environmentFiles.isEmpty, !files.isEmpty || !literals.isEmpty { throw CommandError("from-env-file cannot be combined with from-file or from-literal") }
+        if !environmentFiles.isEmpty, !files.isEmpty || !literals.isEmpty {
+            throw CommandError("from-env-file cannot be combined with from-file or from-literal")
+        }
         var data: [(key: String, value: SecretValue)] = []
         func add(_ key: String, _ value: SecretValue) throws {
             if let fault = Names.errors(secretKey: key).first { throw CommandError("\"\(key)\" is not a valid key name for a Secret: \(fault)") }
@@ -39,10 +41,14 @@ struct SecretSources {
         case 1:
             guard !source.isEmpty else { throw CommandError("invalid file source, expected [key=]path") }
             var isFolder: ObjCBool = false
-            guard FileManager.default.fileExists(atPath: source, isDirectory: &isFolder), isFolder.boolValue else { return [((source as NSString).lastPathComponent, source)] }
+            guard FileManager.default.fileExists(atPath: source, isDirectory: &isFolder), isFolder.boolValue else {
+                return [((source as NSString).lastPathComponent, source)]
+            }
             return try FileManager.default.contentsOfDirectory(atPath: source).sorted().compactMap { name in
                 var isFolder: ObjCBool = false
-                guard Names.errors(secretKey: name).isEmpty, FileManager.default.fileExists(atPath: "\(source)/\(name)", isDirectory: &isFolder), !isFolder.boolValue else { return nil }
+                guard Names.errors(secretKey: name).isEmpty, FileManager.default.fileExists(atPath: "\(source)/\(name)", isDirectory: &isFolder),
+                    !isFolder.boolValue
+                else { return nil }
                 return (name, "\(source)/\(name)")
             }
         case 2 where parts[0].isEmpty: throw CommandError("key name for file path \(parts[1]) missing")
@@ -62,7 +68,9 @@ struct SecretSources {
             let sign = line.firstIndex(of: UInt8(ascii: "="))
             guard let key = String(validating: line[..<(sign ?? line.endIndex)], as: UTF8.self) else { throw CommandError("line \(number + 1): invalid UTF-8") }
             if let fault = Names.errors(environmentName: key).first { throw CommandError("line \(number + 1): \(fault)") }
-            if let sign { result.append((key, try SecretValue(copying: line[line.index(after: sign)...]))) } else if let value = environment[key] {
+            if let sign {
+                result.append((key, try SecretValue(copying: line[line.index(after: sign)...])))
+            } else if let value = environment[key] {
                 result.append((key, try SecretValue(copying: value.utf8)))
             }
         }

@@ -13,7 +13,8 @@ struct TableText {
     private var isFirst = true
 
     init(showsHeadings: Bool = true, isWide: Bool = false, showsNamespace: Bool = false, showsLabels: Bool = false, kindPrefix: String? = nil) {
-        self.showsHeadings = showsHeadings; self.isWide = isWide; self.showsNamespace = showsNamespace; self.showsLabels = showsLabels; self.kindPrefix = kindPrefix
+        self.showsHeadings = showsHeadings; self.isWide = isWide; self.showsNamespace = showsNamespace; self.showsLabels = showsLabels;
+        self.kindPrefix = kindPrefix
     }
 
     mutating func render(_ table: JSONValue) -> String {

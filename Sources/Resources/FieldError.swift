@@ -30,7 +30,9 @@ package struct FieldError: Error, Equatable, Sendable, CustomStringConvertible {
     package static func invalid(_ path: String, _ value: String, _ detail: String) -> FieldError { FieldError(.invalid, path, shown: quoted(value), detail) }
     package static func invalid(_ path: String, _ value: Int64, _ detail: String) -> FieldError { FieldError(.invalid, path, shown: String(value), detail) }
     /// Without the value, which is a secret or large.
-    package static func invalid(_ path: String, redacted detail: String) -> FieldError { FieldError(.invalid, path, shown: "\"<secret contents redacted>\"", detail) }
+    package static func invalid(_ path: String, redacted detail: String) -> FieldError {
+        FieldError(.invalid, path, shown: "\"<secret contents redacted>\"", detail)
+    }
     package static func notSupported(_ path: String, _ value: String, supported: [String]) -> FieldError {
         FieldError(.notSupported, path, shown: quoted(value), "supported values: " + supported.map(quoted).joined(separator: ", "))
     }

@@ -226,7 +226,9 @@ struct JSONParser {
             }
             let secret = try SecretBytes(capacity: bytes.count) { target in
                 var used = 0
-                try Self.unescape(bytes) { target[used] = $0; used += 1 }  // an escape is never longer than its sequence
+                try Self.unescape(bytes) {
+                    target[used] = $0; used += 1
+                }  // an escape is never longer than its sequence
                 guard isValidUTF8(UnsafeRawBufferPointer(rebasing: target[..<used])) else { throw BadEscape(what: "invalid UTF-8", offset: 0) }
                 return used
             }
@@ -303,7 +305,9 @@ struct JSONParser {
         guard let high = unit(start) else { throw BadEscape(what: "invalid \\u escape", offset: start) }
         index += 6
         if let scalar = Unicode.Scalar(high) { return scalar }
-        guard high < 0xdc00, let low = unit(index), (0xdc00...0xdfff).contains(low), let scalar = Unicode.Scalar(0x10000 + (high - 0xd800) << 10 + (low - 0xdc00)) else {
+        guard high < 0xdc00, let low = unit(index), (0xdc00...0xdfff).contains(low),
+            let scalar = Unicode.Scalar(0x10000 + (high - 0xd800) << 10 + (low - 0xdc00))
+        else {
             throw BadEscape(what: "lone surrogate", offset: start)
         }
         index += 6

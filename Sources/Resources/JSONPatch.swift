@@ -112,7 +112,8 @@ package struct JSONPointer: Sendable, Equatable, CustomStringConvertible {
 
     /// An index into an array of `count`; `nil` when it is none, or beyond `max`.
     static func index(_ token: String, max: Int) -> Int? {
-        guard token.utf8.count <= 9, token.utf8.allSatisfy({ $0 >= 0x30 && $0 <= 0x39 }), token == "0" || !token.hasPrefix("0"), let index = Int(token), index <= max
+        guard token.utf8.count <= 9, token.utf8.allSatisfy({ $0 >= 0x30 && $0 <= 0x39 }), token == "0" || !token.hasPrefix("0"), let index = Int(token),
+            index <= max
         else { return nil }
         return index
     }

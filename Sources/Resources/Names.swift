@@ -41,7 +41,9 @@ package enum Names {
     package static func errors(dns1123Subdomain name: String) -> [String] {
         var errors: [String] = []
         if name.utf8.count > 253 { errors.append(tooLong(253)) }
-        if name.isEmpty || !name.utf8.split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false).allSatisfy({ isLabel($0) }) { errors.append(subdomainRule) }
+        if name.isEmpty || !name.utf8.split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false).allSatisfy({ isLabel($0) }) {
+            errors.append(subdomainRule)
+        }
         return errors
     }
     /// A label's or annotation's key: `[prefix/]name`.
@@ -52,7 +54,9 @@ package enum Names {
             return ["a qualified name \(qualifiedRule) with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"]
         }
         if parts.count == 2 {
-            if parts[0].isEmpty { errors.append("prefix part must be non-empty") } else {
+            if parts[0].isEmpty {
+                errors.append("prefix part must be non-empty")
+            } else {
                 errors += Names.errors(dns1123Subdomain: String(decoding: parts[0], as: UTF8.self)).map { "prefix part " + $0 }
             }
         }
@@ -71,7 +75,11 @@ package enum Names {
         var errors: [String] = []
         if key.utf8.count > 253 { errors.append(tooLong(253)) }
         if key.isEmpty || !key.utf8.allSatisfy({ isAlphanumeric($0) || [0x2d, 0x5f, 0x2e].contains($0) }) { errors.append(keyRule) }
-        if key == "." { errors.append("must not be '.'") } else if key == ".." { errors.append("must not be '..'") } else if key.hasPrefix("..") {
+        if key == "." {
+            errors.append("must not be '.'")
+        } else if key == ".." {
+            errors.append("must not be '..'")
+        } else if key.hasPrefix("..") {
             errors.append("must not start with '..'")
         }
         return errors

@@ -52,7 +52,9 @@ extension Resource {
             errors += check(String(stem)).map { .invalid("metadata.generateName", generateName, $0) }
         }
         if type.isNamespaced {
-            if namespace.isEmpty { errors.append(.required("metadata.namespace")) } else {
+            if namespace.isEmpty {
+                errors.append(.required("metadata.namespace"))
+            } else {
                 errors += Names.errors(dns1123Label: namespace).map { .invalid("metadata.namespace", namespace, $0) }
             }
         } else if !namespace.isEmpty {
@@ -90,7 +92,8 @@ extension Resource {
         if resourceVersion.isEmpty { errors.append(.invalid("metadata.resourceVersion", "", "must be specified for an update")) }
         if old.isBeingDeleted {
             for added in finalizers where !old.finalizers.contains(added) {
-                errors.append(.forbidden("metadata.finalizers", "no new finalizers can be added if the object is being deleted, found new finalizers \"\(added)\""))
+                errors.append(
+                    .forbidden("metadata.finalizers", "no new finalizers can be added if the object is being deleted, found new finalizers \"\(added)\""))
             }
         }
         return errors

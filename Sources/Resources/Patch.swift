@@ -72,7 +72,9 @@ extension JSONValue {
         guard case .object(let changes) = patch else { return patch }
         var result = objectValue ?? [:]
         for change in changes.members {
-            if change.value.isNull { result[change.key] = nil } else {
+            if change.value.isNull {
+                result[change.key] = nil
+            } else {
                 result[change.key] = (result[change.key] ?? .null).mergePatched(by: change.value)
             }
         }

@@ -45,7 +45,9 @@ extension Pod {
     private static func errors(volume: JSONValue, _ path: String, _ names: inout [String]) -> [FieldError] {
         var errors: [FieldError] = []
         let name = volume["name"]?.stringValue ?? ""
-        if name.isEmpty { errors.append(.required("\(path).name")) } else {
+        if name.isEmpty {
+            errors.append(.required("\(path).name"))
+        } else {
             errors += Names.errors(dns1123Label: name).map { .invalid("\(path).name", name, $0) }
             if names.contains(name) { errors.append(.duplicate("\(path).name", name)) }
             names.append(name)
@@ -88,10 +90,14 @@ extension Pod {
         (items?.arrayValue ?? []).enumerated().flatMap { index, item -> [FieldError] in
             var errors: [FieldError] = []
             let place = "\(path)[\(index)]", key = item["key"]?.stringValue ?? "", file = item["path"]?.stringValue ?? ""
-            if key.isEmpty { errors.append(.required("\(place).key")) } else {
+            if key.isEmpty {
+                errors.append(.required("\(place).key"))
+            } else {
                 errors += Names.errors(secretKey: key).map { .invalid("\(place).key", key, $0) }
             }
-            if file.isEmpty { errors.append(.required("\(place).path")) } else {
+            if file.isEmpty {
+                errors.append(.required("\(place).path"))
+            } else {
                 errors += Names.errors(relativePath: file).map { .invalid("\(place).path", file, $0) }
                 if let conflict = paths.insert(file) { errors.append(.invalid("\(place).path", file, conflict)) }
             }
@@ -124,7 +130,9 @@ extension Pod {
     private static func errors(container: JSONValue, _ path: String, _ names: inout [String], volumes: [String]) -> [FieldError] {
         var errors: [FieldError] = []
         let name = container["name"]?.stringValue ?? ""
-        if name.isEmpty { errors.append(.required("\(path).name")) } else {
+        if name.isEmpty {
+            errors.append(.required("\(path).name"))
+        } else {
             errors += Names.errors(dns1123Label: name).map { .invalid("\(path).name", name, $0) }
             if names.contains(name) { errors.append(.duplicate("\(path).name", name)) }
             names.append(name)
@@ -133,10 +141,14 @@ extension Pod {
         var mountPaths: [String] = []
         for (index, mount) in (container["volumeMounts"]?.arrayValue ?? []).enumerated() {
             let place = "\(path).volumeMounts[\(index)]", volume = mount["name"]?.stringValue ?? "", target = mount["mountPath"]?.stringValue ?? ""
-            if volume.isEmpty { errors.append(.required("\(place).name")) } else if !volumes.contains(volume) {
+            if volume.isEmpty {
+                errors.append(.required("\(place).name"))
+            } else if !volumes.contains(volume) {
                 errors.append(.notFound("\(place).name", volume))
             }
-            if target.isEmpty { errors.append(.required("\(place).mountPath")) } else if mountPaths.contains(target) {
+            if target.isEmpty {
+                errors.append(.required("\(place).mountPath"))
+            } else if mountPaths.contains(target) {
                 errors.append(.invalid("\(place).mountPath", target, "must be unique"))
             }
             mountPaths.append(target)
@@ -154,7 +166,9 @@ extension Pod {
     private static func errors(variable: JSONValue, _ path: String) -> [FieldError] {
         var errors: [FieldError] = []
         let name = variable["name"]?.stringValue ?? ""
-        if name.isEmpty { errors.append(.required("\(path).name")) } else {
+        if name.isEmpty {
+            errors.append(.required("\(path).name"))
+        } else {
             errors += Names.errors(environmentName: name).map { .invalid("\(path).name", name, $0) }
         }
         guard let source = variable["valueFrom"] else { return errors }
@@ -162,7 +176,9 @@ extension Pod {
         guard let reference = source["secretKeyRef"] else { return errors }
         errors += Self.errors(secretName: reference["name"], "\(path).valueFrom.secretKeyRef.name")
         let key = reference["key"]?.stringValue ?? ""
-        if key.isEmpty { errors.append(.required("\(path).valueFrom.secretKeyRef.key")) } else {
+        if key.isEmpty {
+            errors.append(.required("\(path).valueFrom.secretKeyRef.key"))
+        } else {
             errors += Names.errors(secretKey: key).map { .invalid("\(path).valueFrom.secretKeyRef.key", key, $0) }
         }
         return errors

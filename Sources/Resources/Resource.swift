@@ -18,7 +18,9 @@ package struct Resource: Sendable, Equatable {
         let version = object["apiVersion"]?.stringValue ?? type.apiVersion, kind = object["kind"]?.stringValue ?? type.kind
         guard version == type.apiVersion, kind == type.kind else {
             throw .badRequest(
-                "the object provided is unrecognized (must be of type \(type.kind)): the data is of \(version), Kind=\(kind), not of \(type.apiVersion), Kind=\(type.kind)")
+                "the object provided is unrecognized (must be of type \(type.kind)): "
+                    + "the data is of \(version), Kind=\(kind), not of \(type.apiVersion), Kind=\(type.kind)"
+            )
         }
         do {
             var tree = try type.schema.conforming(json, unknown: &unknown)
@@ -55,12 +57,27 @@ extension Resource {
     private func text(_ key: String) -> String { tree["metadata"]?[key]?.stringValue ?? "" }
     private mutating func setText(_ key: String, _ value: String) { self["metadata", key] = value.isEmpty ? nil : .string(value) }
 
-    package var name: String { get { text("name") } set { setText("name", newValue) } }
-    package var generateName: String { get { text("generateName") } set { setText("generateName", newValue) } }
+    package var name: String {
+        get { text("name") }
+        set { setText("name", newValue) }
+    }
+    package var generateName: String {
+        get { text("generateName") }
+        set { setText("generateName", newValue) }
+    }
     /// Empty for kinds without namespaces.
-    package var namespace: String { get { text("namespace") } set { setText("namespace", newValue) } }
-    package var uid: String { get { text("uid") } set { setText("uid", newValue) } }
-    package var resourceVersion: String { get { text("resourceVersion") } set { setText("resourceVersion", newValue) } }
+    package var namespace: String {
+        get { text("namespace") }
+        set { setText("namespace", newValue) }
+    }
+    package var uid: String {
+        get { text("uid") }
+        set { setText("uid", newValue) }
+    }
+    package var resourceVersion: String {
+        get { text("resourceVersion") }
+        set { setText("resourceVersion", newValue) }
+    }
     package var creationTimestamp: Timestamp? {
         get { Timestamp(text("creationTimestamp")) }
         set { setText("creationTimestamp", newValue?.description ?? "") }

@@ -86,7 +86,8 @@ extension Status {
     }
     package static func forbidden(user: String, verb: String, path: String, why: String = "") -> Status {
         Status(
-            code: 403, reason: .forbidden, message: "forbidden: User \"\(user)\" cannot \(verb) path \"\(path)\"" + (why.isEmpty ? "" : ": \(why)"), details: Details())
+            code: 403, reason: .forbidden, message: "forbidden: User \"\(user)\" cannot \(verb) path \"\(path)\"" + (why.isEmpty ? "" : ": \(why)"),
+            details: Details())
     }
     package static func methodNotAllowed(_ method: String) -> Status {
         Status(code: 405, reason: .methodNotAllowed, message: "the server does not allow this method on the requested resource", details: Details(kind: method))

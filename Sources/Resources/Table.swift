@@ -29,7 +29,8 @@ package struct Table: Sendable, Equatable {
     /// `includeObject` of the request.
     package enum Included: String, Sendable { case none = "None", metadata = "Metadata", object = "Object" }
 
-    package func json(resourceVersion: String, continueToken: String = "", including: Included = .metadata, apiVersion: String = "meta.k8s.io/v1") -> JSONValue {
+    package func json(resourceVersion: String, continueToken: String = "", including: Included = .metadata, apiVersion: String = "meta.k8s.io/v1") -> JSONValue
+    {
         var metadata: JSONObject = ["resourceVersion": .string(resourceVersion)]
         if !continueToken.isEmpty { metadata["continue"] = .string(continueToken) }
         return [
@@ -48,7 +49,8 @@ package struct Table: Sendable, Equatable {
                     case .none: break
                     case .metadata:
                         object["object"] = [
-                            "kind": "PartialObjectMetadata", "apiVersion": .string(apiVersion), "metadata": row.resource.withoutSecretData.tree["metadata"] ?? [:],
+                            "kind": "PartialObjectMetadata", "apiVersion": .string(apiVersion),
+                            "metadata": row.resource.withoutSecretData.tree["metadata"] ?? [:],
                         ]
                     case .object: object["object"] = row.resource.json
                     }
@@ -95,14 +97,16 @@ package struct Table: Sendable, Equatable {
             let restarts = statuses.reduce(Int64(0)) { $0.addingReportingOverflow($1["restartCount"]?.integerValue ?? 0).partialValue }
             let count = resource.tree["spec"]?["containers"]?.arrayValue?.count ?? 0
             return [
-                name, .string("\(ready)/\(count)"), .string(Self.status(of: pod)), .string(String(restarts)), age, text(status?["podIP"]?.stringValue), text(pod.nodeName),
+                name, .string("\(ready)/\(count)"), .string(Self.status(of: pod)), .string(String(restarts)), age, text(status?["podIP"]?.stringValue),
+                text(pod.nodeName),
                 text(status?["nominatedNodeName"]?.stringValue), "<none>",
             ]
         case "Node":
             let node = Node(resource), info = resource.tree["status"]?["nodeInfo"]
             let status = (node.readyStatus == "True" ? "Ready" : node.readyStatus == "False" ? "NotReady" : "Unknown")
             return [
-                name, .string(status + (node.isUnschedulable ? ",SchedulingDisabled" : "")), text(node.roles.joined(separator: ",")), age, text(node.version, or: ""),
+                name, .string(status + (node.isUnschedulable ? ",SchedulingDisabled" : "")), text(node.roles.joined(separator: ",")), age,
+                text(node.version, or: ""),
                 text(node.address("InternalIP")), text(node.address("ExternalIP")), text(info?["osImage"]?.stringValue, or: "<unknown>"),
                 text(info?["kernelVersion"]?.stringValue, or: "<unknown>"), text(info?["containerRuntimeVersion"]?.stringValue, or: "<unknown>"),
             ]

@@ -121,7 +121,9 @@ enum YAMLStyle: Equatable {
         if text.isEmpty || YAMLScalar.plain(text).stringValue == nil { return .doubleQuoted }
         if ["y", "Y", "n", "N", "=", "<<"].contains(text) || looksLikeDate(text) { return .doubleQuoted }
         let bytes = Array(text.utf8)
-        if bytes.contains(where: { ($0 < 0x20 && $0 != 0x0a) || $0 == 0x7f }) || text.unicodeScalars.contains(where: { (0x80...0x9f).contains($0.value) || [0x2028, 0x2029, 0xfeff].contains($0.value) }) {
+        if bytes.contains(where: { ($0 < 0x20 && $0 != 0x0a) || $0 == 0x7f })
+            || text.unicodeScalars.contains(where: { (0x80...0x9f).contains($0.value) || [0x2028, 0x2029, 0xfeff].contains($0.value) })
+        {
             return .doubleQuoted
         }
         if bytes.contains(0x0a) {
@@ -142,6 +144,7 @@ enum YAMLStyle: Equatable {
 
     private static func looksLikeDate(_ text: String) -> Bool {
         let bytes = Array(text.utf8)
-        return bytes.count >= 8 && bytes[..<4].allSatisfy { $0 >= 0x30 && $0 <= 0x39 } && bytes[4] == UInt8(ascii: "-") && bytes.last.map { $0 >= 0x30 && $0 <= 0x5a } == true
+        return bytes.count >= 8 && bytes[..<4].allSatisfy { $0 >= 0x30 && $0 <= 0x39 } && bytes[4] == UInt8(ascii: "-")
+            && bytes.last.map { $0 >= 0x30 && $0 <= 0x5a } == true
     }
 }

@@ -29,7 +29,8 @@ enum YAMLReader {
             while let root = try parser.nextRoot() {
                 let kind = kind(of: root)
                 var conversion = Conversion(nodesLeft: nodesLeft)
-                let value = try conversion.value(root, place ?? (kind == nil || kind == "Secret" || kind?.hasSuffix("List") == true ? .object : .nowhere), depth: 0)
+                let value = try conversion.value(
+                    root, place ?? (kind == nil || kind == "Secret" || kind?.hasSuffix("List") == true ? .object : .nowhere), depth: 0)
                 nodesLeft = conversion.nodesLeft
                 if !value.isNull { documents.append((value, root.mark?.line ?? 0)) }
             }
@@ -84,11 +85,14 @@ enum YAMLReader {
             var end = index + 1
             while end < bytes.count, isName(bytes[end]) { end += 1 }
             while end < bytes.count, bytes[end] == 0x20 { end += 1 }
-            guard end == bytes.count || bytes[end] != UInt8(ascii: ":") else { throw MalformedDocument("an alias cannot be a key", line: lineNumber(index), column: 0) }
+            guard end == bytes.count || bytes[end] != UInt8(ascii: ":") else {
+                throw MalformedDocument("an alias cannot be a key", line: lineNumber(index), column: 0)
+            }
         }
         var previous: UInt8 = 0x0a, beforeKey: UInt8 = 0x0a
         for (index, byte) in bytes.enumerated() {
-            let isComplex = byte == UInt8(ascii: "?") && [0x20, 0x0a, 0x2d, 0x5b, 0x7b, 0x2c].contains(previous) && (index + 1 == bytes.count || bytes[index + 1] <= 0x20)
+            let isComplex =
+                byte == UInt8(ascii: "?") && [0x20, 0x0a, 0x2d, 0x5b, 0x7b, 0x2c].contains(previous) && (index + 1 == bytes.count || bytes[index + 1] <= 0x20)
             let closes = byte == UInt8(ascii: ":") && [0x5d, 0x7d].contains(beforeKey)
             guard !isComplex && !closes else { throw MalformedDocument("keys that are no words, in a text with aliases", line: lineNumber(index), column: 0) }
             previous = byte

@@ -24,10 +24,13 @@ import Testing
         let parts = resource.split(separator: "/").map(String.init)
         return .resource(
             ResourceAction(
-                verb: verb, group: group, resource: parts[0], subresource: parts.count > 1 ? parts[1] : "", namespace: namespace, name: name, selectedNode: selected,
+                verb: verb, group: group, resource: parts[0], subresource: parts.count > 1 ? parts[1] : "", namespace: namespace, name: name,
+                selectedNode: selected,
                 boundNode: bound))
     }
-    static func allowed(_ title: String, _ identity: Identity, _ action: Action) -> Case { Case(testDescription: "allowed: " + title, identity: identity, action: action, allowed: true) }
+    static func allowed(_ title: String, _ identity: Identity, _ action: Action) -> Case {
+        Case(testDescription: "allowed: " + title, identity: identity, action: action, allowed: true)
+    }
     static func disallowed(_ title: String, _ identity: Identity, _ action: Action) -> Case {
         Case(testDescription: "disallowed: " + title, identity: identity, action: action, allowed: false)
     }

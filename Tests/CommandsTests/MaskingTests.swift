@@ -20,11 +20,16 @@ import Testing
     @Test(
         "no output without --reveal holds a value, in clear or encoded",
         arguments: [
-            "get secrets", "get secret s -o yaml", "get secret s -o json", "get secrets -o yaml", "get secrets -o json", "get secret s -o wide", "get secret s -o name",
-            "get secret s -o jsonpath={.data}", "get secret s -o jsonpath={..}", "get secret s -o jsonpath={.metadata.annotations}", "get secrets -o jsonpath-as-json={.items[*].data}",
-            "get secret s -o custom-columns=A:.data.password,B:.metadata.annotations", "describe secret s", "describe secrets", "get secrets -w", "get secrets -w -o yaml",
-            "get secrets -w -o json", "label secret s a=b -o yaml", "annotate secret s a=b -o json", "patch secret s -p {} -o yaml", "apply -f - -o yaml", "apply -f - --dry-run=client -o json",
-            "replace -f - -o yaml", "create -f - --dry-run=client -o yaml", "get secrets --sort-by=.data.password -o yaml", "create secret generic x --from-literal=a=canary-4711-canary -o yaml",
+            "get secrets", "get secret s -o yaml", "get secret s -o json", "get secrets -o yaml", "get secrets -o json", "get secret s -o wide",
+            "get secret s -o name",
+            "get secret s -o jsonpath={.data}", "get secret s -o jsonpath={..}", "get secret s -o jsonpath={.metadata.annotations}",
+            "get secrets -o jsonpath-as-json={.items[*].data}",
+            "get secret s -o custom-columns=A:.data.password,B:.metadata.annotations", "describe secret s", "describe secrets", "get secrets -w",
+            "get secrets -w -o yaml",
+            "get secrets -w -o json", "label secret s a=b -o yaml", "annotate secret s a=b -o json", "patch secret s -p {} -o yaml", "apply -f - -o yaml",
+            "apply -f - --dry-run=client -o json",
+            "replace -f - -o yaml", "create -f - --dry-run=client -o yaml", "get secrets --sort-by=.data.password -o yaml",
+            "create secret generic x --from-literal=a=canary-4711-canary -o yaml",
             "patch secret s --type=json -p [{\"op\":\"test\",\"path\":\"/data/password\",\"value\":\"Y2FuYXJ5LTQ3MTEtY2FuYXJ4\"}]", "delete secret s",
         ])
     func masked(_ command: String) async {
@@ -35,7 +40,9 @@ import Testing
         #expect(!text.contains(Self.canary) && !text.contains(Self.encoded) && !text.contains("canary"), "\(text)")
     }
 
-    @Test("with --reveal it is shown", arguments: ["get secret s -o yaml --reveal", "get secret s -o json --reveal", "get secret s -o jsonpath={.data.password} --reveal"])
+    @Test(
+        "with --reveal it is shown",
+        arguments: ["get secret s -o yaml --reveal", "get secret s -o json --reveal", "get secret s -o jsonpath={.data.password} --reveal"])
     func revealed(_ command: String) async {
         let text = await CommandLineRun(server: await Self.server()).run(command.split(separator: " ").map(String.init)).text
         #expect(text.contains(Self.encoded))

@@ -55,7 +55,8 @@ final class MemoryServer: APITransport {
         let labels = (try? LabelSelector(parsing: value("labelSelector"))) ?? .everything
         let fields = (try? FieldSelector(parsing: value("fieldSelector"), for: target.type)) ?? .everything
         return state.objects.values.filter { resource in
-            resource.type == target.type && (target.namespace == nil || resource.namespace == target.namespace) && labels.matches(resource) && fields.matches(resource)
+            resource.type == target.type && (target.namespace == nil || resource.namespace == target.namespace) && labels.matches(resource)
+                && fields.matches(resource)
         }.sorted { ($0.namespace, $0.name) < ($1.namespace, $1.name) }
     }
 
@@ -134,7 +135,10 @@ final class MemoryServer: APITransport {
             return [
                 "sealed": false, "keyring": "00ff", "slots": ["key-file"],
                 "namespaces": [
-                    ["name": "prod", "kekVersion": 1, "dataKeys": [["generation": 1, "state": "Retired", "values": 7], ["generation": 2, "state": "Active", "values": 3]]]
+                    [
+                        "name": "prod", "kekVersion": 1,
+                        "dataKeys": [["generation": 1, "state": "Retired", "values": 7], ["generation": 2, "state": "Active", "values": 3]],
+                    ]
                 ],
             ]
         case "/apis/coffer.dev/v1/operator/rotations":

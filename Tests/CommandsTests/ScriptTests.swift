@@ -14,7 +14,9 @@ final class Transcript: Sendable {
     var lines: String { text.withLock { $0 } }
     func output(_ bytes: Bytes) { text.withLock { $0 += String(decoding: bytes, as: UTF8.self) } }
     /// Messages are marked, so that a script shows which stream they went to.
-    func message(_ message: String) { text.withLock { $0 += message.split(separator: "\n", omittingEmptySubsequences: false).dropLast().map { "! \($0)\n" }.joined() } }
+    func message(_ message: String) {
+        text.withLock { $0 += message.split(separator: "\n", omittingEmptySubsequences: false).dropLast().map { "! \($0)\n" }.joined() }
+    }
 }
 
 struct CommandLineRun {
@@ -62,7 +64,9 @@ func shellWords(_ line: String) -> [String] {
     func script(_ path: String) async throws {
         var directives: [Directive] = []
         var script = try Script(path: path)
-        _ = try script.run(rewrites: false) { directives.append($0); return "" }
+        _ = try script.run(rewrites: false) {
+            directives.append($0); return ""
+        }
         var answers: [String] = []
         var line = CommandLineRun(server: MemoryServer())
         for directive in directives {
@@ -81,7 +85,9 @@ func shellWords(_ line: String) -> [String] {
             }
         }
         var index = 0
-        let differences = try script.run { _ in defer { index += 1 }; return answers[index] }
+        let differences = try script.run { _ in
+            defer { index += 1 }; return answers[index]
+        }
         #expect(differences.isEmpty, Comment(rawValue: differences.map(\.description).joined(separator: "\n\n")))
     }
 }

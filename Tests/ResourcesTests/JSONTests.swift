@@ -11,7 +11,8 @@ func text(of secret: SecretValue?) -> String? { secret?.withUnsafeBytes { String
     @Test(
         "a document is printed as it was read",
         arguments: [
-            "null", "true", "-0", "12", "-9223372036854775808", "1.5", "1e+20", "\"\"", "\"a\\\"b\\\\c\\n\"", "[]", "{}", "[1,[2,{\"b\":1,\"a\":null}]]", "\"\u{e9}\u{1f600}\"",
+            "null", "true", "-0", "12", "-9223372036854775808", "1.5", "1e+20", "\"\"", "\"a\\\"b\\\\c\\n\"", "[]", "{}", "[1,[2,{\"b\":1,\"a\":null}]]",
+            "\"\u{e9}\u{1f600}\"",
         ])
     func roundTrip(_ text: String) throws {
         #expect(try json(text).encodedString() == (text == "-0" ? "0" : text))
@@ -39,7 +40,8 @@ func text(of secret: SecretValue?) -> String? { secret?.withUnsafeBytes { String
             ("{\"a\" 1}", 1, 6, "':' is expected after a member's name"), ("\"a\nb\"", 1, 3, "control character in a string"), ("01", 1, 1, "leading zero"),
             ("1.", 1, 3, "a digit is expected"), ("nul", 1, 1, "invalid literal"), ("[1] x", 1, 5, "unexpected data after the document"),
             ("{\"a\":", 1, 6, "unexpected end of JSON input"), ("\"abc", 1, 5, "unexpected end of JSON input in a string"),
-            ("\"\\ud800\"", 1, 2, "lone surrogate"), ("\"\\x\"", 1, 2, "invalid escape"), ("\"\\u12\"", 1, 2, "invalid \\u escape"), ("1e999", 1, 1, "number out of range"),
+            ("\"\\ud800\"", 1, 2, "lone surrogate"), ("\"\\x\"", 1, 2, "invalid escape"), ("\"\\u12\"", 1, 2, "invalid \\u escape"),
+            ("1e999", 1, 1, "number out of range"),
             ("\"\\", 1, 3, "unexpected end of JSON input in a string"), ("", 1, 1, "unexpected end of JSON input"), ("-", 1, 2, "a digit is expected"),
         ])
     func malformed(_ text: String, line: Int, column: Int, what: String) {
@@ -63,7 +65,8 @@ func text(of secret: SecretValue?) -> String? { secret?.withUnsafeBytes { String
 
     @Test("a random document cut or changed anywhere never traps")
     func mutations() throws {
-        let document = Bytes(#"{"kind":"Secret","data":{"a":"c2VjcmV0","b":null},"l":[1,-2.5e3,true,"\ud83d\ude00\u0041"],"metadata":{"annotations":{"x":"y"}}}"#.utf8)
+        let document = Bytes(
+            #"{"kind":"Secret","data":{"a":"c2VjcmV0","b":null},"l":[1,-2.5e3,true,"\ud83d\ude00\u0041"],"metadata":{"annotations":{"x":"y"}}}"#.utf8)
         var generator = SeededGenerator(seed: 7)
         for length in document.indices { _ = try? JSONValue(parsing: Bytes(document[..<length]), secrets: .object) }
         for _ in 0..<20_000 {
@@ -88,13 +91,17 @@ func text(of secret: SecretValue?) -> String? { secret?.withUnsafeBytes { String
 
     @Test("pretty printing sorts members and indents by four")
     func pretty() throws {
-        #expect(try json(#"{"b":[1,{}],"a":{"c":[]}}"#).encodedString(.pretty(indent: 4)) == "{\n    \"a\": {\n        \"c\": []\n    },\n    \"b\": [\n        1,\n        {}\n    ]\n}")
+        #expect(
+            try json(#"{"b":[1,{}],"a":{"c":[]}}"#).encodedString(.pretty(indent: 4))
+                == "{\n    \"a\": {\n        \"c\": []\n    },\n    \"b\": [\n        1,\n        {}\n    ]\n}")
     }
 }
 
 @Suite("secrets in documents") struct SecretLeafTests {
     static let canary = "canary-4711-canary"
-    static let document = #"{"kind":"Secret","metadata":{"name":"x","annotations":{"a":"b","kubectl.kubernetes.io/last-applied-configuration":"{\"data\":\"canary-4711-canary\"}"}},"#
+    static let document =
+        #"{"kind":"Secret","metadata":{"name":"x","annotations":{"a":"b","#
+            + #""kubectl.kubernetes.io/last-applied-configuration":"{\"data\":\"canary-4711-canary\"}"}},"#
         + #""data":{"base":"Y2FuYXJ5LTQ3MTEtY2FuYXJ5"},"stringData":{"text":"canary-4711-canary\n"}}"#
 
     @Test("data, stringData and the last-applied annotation become secrets, nothing else does")
@@ -116,7 +123,9 @@ func text(of secret: SecretValue?) -> String? { secret?.withUnsafeBytes { String
     @Test("no description, mirror or error shows one")
     func masked() throws {
         let value = try json(Self.document, secrets: .object)
-        for shown in [value.description, "\(value)", String(reflecting: value), value.encodedString(), value.yamlString(), String(describing: value.objectValue)] {
+        for shown in [
+            value.description, "\(value)", String(reflecting: value), value.encodedString(), value.yamlString(), String(describing: value.objectValue),
+        ] {
             #expect(!shown.contains("canary") && !shown.contains("Y2FuYXJ5"))
         }
         var dumped = ""

@@ -11,13 +11,18 @@ import Testing
         var result: String?
     }
     static let examples: [Example] = [
-        .init(testDescription: "A.1 adding a member", document: #"{"foo":"bar"}"#, patch: #"[{"op":"add","path":"/baz","value":"qux"}]"#, result: #"{"baz":"qux","foo":"bar"}"#),
+        .init(
+            testDescription: "A.1 adding a member", document: #"{"foo":"bar"}"#, patch: #"[{"op":"add","path":"/baz","value":"qux"}]"#,
+            result: #"{"baz":"qux","foo":"bar"}"#),
         .init(
             testDescription: "A.2 adding an element", document: #"{"foo":["bar","baz"]}"#, patch: #"[{"op":"add","path":"/foo/1","value":"qux"}]"#,
             result: #"{"foo":["bar","qux","baz"]}"#),
-        .init(testDescription: "A.3 removing a member", document: #"{"baz":"qux","foo":"bar"}"#, patch: #"[{"op":"remove","path":"/baz"}]"#, result: #"{"foo":"bar"}"#),
         .init(
-            testDescription: "A.4 removing an element", document: #"{"foo":["bar","qux","baz"]}"#, patch: #"[{"op":"remove","path":"/foo/1"}]"#, result: #"{"foo":["bar","baz"]}"#),
+            testDescription: "A.3 removing a member", document: #"{"baz":"qux","foo":"bar"}"#, patch: #"[{"op":"remove","path":"/baz"}]"#,
+            result: #"{"foo":"bar"}"#),
+        .init(
+            testDescription: "A.4 removing an element", document: #"{"foo":["bar","qux","baz"]}"#, patch: #"[{"op":"remove","path":"/foo/1"}]"#,
+            result: #"{"foo":["bar","baz"]}"#),
         .init(
             testDescription: "A.5 replacing a value", document: #"{"baz":"qux","foo":"bar"}"#, patch: #"[{"op":"replace","path":"/baz","value":"boo"}]"#,
             result: #"{"baz":"boo","foo":"bar"}"#),
@@ -25,7 +30,8 @@ import Testing
             testDescription: "A.6 moving a value", document: #"{"foo":{"bar":"baz","waldo":"fred"},"qux":{"corge":"grault"}}"#,
             patch: #"[{"op":"move","from":"/foo/waldo","path":"/qux/thud"}]"#, result: #"{"foo":{"bar":"baz"},"qux":{"corge":"grault","thud":"fred"}}"#),
         .init(
-            testDescription: "A.7 moving an element", document: #"{"foo":["all","grass","cows","eat"]}"#, patch: #"[{"op":"move","from":"/foo/1","path":"/foo/3"}]"#,
+            testDescription: "A.7 moving an element", document: #"{"foo":["all","grass","cows","eat"]}"#,
+            patch: #"[{"op":"move","from":"/foo/1","path":"/foo/3"}]"#,
             result: #"{"foo":["all","cows","eat","grass"]}"#),
         .init(
             testDescription: "A.8 testing: success", document: #"{"baz":"qux","foo":["a",2,"c"]}"#,
@@ -37,18 +43,26 @@ import Testing
         .init(
             testDescription: "A.11 ignoring unknown members", document: #"{"foo":"bar"}"#, patch: #"[{"op":"add","path":"/baz","value":"qux","xyz":123}]"#,
             result: #"{"foo":"bar","baz":"qux"}"#),
-        .init(testDescription: "A.12 adding to what is not there", document: #"{"foo":"bar"}"#, patch: #"[{"op":"add","path":"/baz/bat","value":"qux"}]"#, result: nil),
         .init(
-            testDescription: "A.13 an invalid document", document: #"{"foo":"bar"}"#, patch: #"[{"op":"add","path":"/baz","value":"qux","op":"remove"}]"#, result: nil),
+            testDescription: "A.12 adding to what is not there", document: #"{"foo":"bar"}"#, patch: #"[{"op":"add","path":"/baz/bat","value":"qux"}]"#,
+            result: nil),
         .init(
-            testDescription: "A.14 escapes in the pointer", document: #"{"/":9,"~1":10}"#, patch: #"[{"op":"test","path":"/~01","value":10}]"#, result: #"{"/":9,"~1":10}"#),
-        .init(testDescription: "A.15 comparing a string with a number", document: #"{"/":9,"~1":10}"#, patch: #"[{"op":"test","path":"/~01","value":"10"}]"#, result: nil),
+            testDescription: "A.13 an invalid document", document: #"{"foo":"bar"}"#, patch: #"[{"op":"add","path":"/baz","value":"qux","op":"remove"}]"#,
+            result: nil),
+        .init(
+            testDescription: "A.14 escapes in the pointer", document: #"{"/":9,"~1":10}"#, patch: #"[{"op":"test","path":"/~01","value":10}]"#,
+            result: #"{"/":9,"~1":10}"#),
+        .init(
+            testDescription: "A.15 comparing a string with a number", document: #"{"/":9,"~1":10}"#, patch: #"[{"op":"test","path":"/~01","value":"10"}]"#,
+            result: nil),
         .init(
             testDescription: "A.16 adding an array", document: #"{"foo":["bar"]}"#, patch: #"[{"op":"add","path":"/foo/-","value":["abc","def"]}]"#,
             result: #"{"foo":["bar",["abc","def"]]}"#),
         .init(testDescription: "an index beyond the end", document: #"{"foo":["bar"]}"#, patch: #"[{"op":"add","path":"/foo/2","value":1}]"#, result: nil),
         .init(testDescription: "an index with a leading zero", document: #"{"foo":["a","b"]}"#, patch: #"[{"op":"remove","path":"/foo/01"}]"#, result: nil),
-        .init(testDescription: "an index of many digits", document: #"{"foo":["a","b"]}"#, patch: #"[{"op":"remove","path":"/foo/99999999999999999999"}]"#, result: nil),
+        .init(
+            testDescription: "an index of many digits", document: #"{"foo":["a","b"]}"#, patch: #"[{"op":"remove","path":"/foo/99999999999999999999"}]"#,
+            result: nil),
         .init(testDescription: "moving into itself", document: #"{"a":{"b":1}}"#, patch: #"[{"op":"move","from":"/a","path":"/a/b"}]"#, result: nil),
         .init(testDescription: "replacing the whole", document: #"{"a":1}"#, patch: #"[{"op":"replace","path":"","value":{"b":2}}]"#, result: #"{"b":2}"#),
         .init(testDescription: "removing the whole", document: #"{"a":1}"#, patch: #"[{"op":"remove","path":""}]"#, result: nil),
@@ -70,7 +84,8 @@ import Testing
     func secrets() throws {
         let patch = try JSONPatch(
             json(
-                ##"[{"op":"test","path":"/data/a","value":"c2VjcmV0"},{"op":"add","path":"/data/b","value":"Yg=="},{"op":"add","path":"/metadata/name","value":"n"},{"op":"replace","path":"/stringData","value":{"t":"u"}}]"##
+                ##"[{"op":"test","path":"/data/a","value":"c2VjcmV0"},{"op":"add","path":"/data/b","value":"Yg=="},{"op":"add","##
+                    + ##""path":"/metadata/name","value":"n"},{"op":"replace","path":"/stringData","value":{"t":"u"}}]"##
                     .replacing("replace", with: "add"), secrets: .patchOperations))
         let result = try patch.applied(to: Self.secret())
         #expect(text(of: result.at("data", "b")?.secretValue) == "b")
@@ -88,7 +103,9 @@ import Testing
 
     @Test("illegal base64 for data is refused without quoting it")
     func illegalBase64() throws {
-        let error = #expect(throws: MalformedDocument.self) { try JSONPatch(json(#"[{"op":"add","path":"/data/b","value":"canary!"}]"#, secrets: .patchOperations)) }
+        let error = #expect(throws: MalformedDocument.self) {
+            try JSONPatch(json(#"[{"op":"add","path":"/data/b","value":"canary!"}]"#, secrets: .patchOperations))
+        }
         #expect(error?.description.contains("canary") == false)
     }
 }
@@ -98,10 +115,13 @@ import Testing
         "the examples",
         arguments: [
             (#"{"a":"b"}"#, #"{"a":"c"}"#, #"{"a":"c"}"#), (#"{"a":"b"}"#, #"{"b":"c"}"#, #"{"a":"b","b":"c"}"#), (#"{"a":"b"}"#, #"{"a":null}"#, "{}"),
-            (#"{"a":"b","b":"c"}"#, #"{"a":null}"#, #"{"b":"c"}"#), (#"{"a":["b"]}"#, #"{"a":"c"}"#, #"{"a":"c"}"#), (#"{"a":"c"}"#, #"{"a":["b"]}"#, #"{"a":["b"]}"#),
+            (#"{"a":"b","b":"c"}"#, #"{"a":null}"#, #"{"b":"c"}"#), (#"{"a":["b"]}"#, #"{"a":"c"}"#, #"{"a":"c"}"#),
+            (#"{"a":"c"}"#, #"{"a":["b"]}"#, #"{"a":["b"]}"#),
             (#"{"a":{"b":"c"}}"#, #"{"a":{"b":"d","c":null}}"#, #"{"a":{"b":"d"}}"#), (#"{"a":[{"b":"c"}]}"#, #"{"a":[1]}"#, #"{"a":[1]}"#),
-            (#"["a","b"]"#, #"["c","d"]"#, #"["c","d"]"#), (#"{"a":"b"}"#, #"["c"]"#, #"["c"]"#), (#"{"a":"foo"}"#, "null", "null"), (#"{"a":"foo"}"#, #""bar""#, #""bar""#),
-            (#"{"e":null}"#, #"{"a":1}"#, #"{"e":null,"a":1}"#), ("[1,2]", #"{"a":"b","c":null}"#, #"{"a":"b"}"#), ("{}", #"{"a":{"bb":{"ccc":null}}}"#, #"{"a":{"bb":{}}}"#),
+            (#"["a","b"]"#, #"["c","d"]"#, #"["c","d"]"#), (#"{"a":"b"}"#, #"["c"]"#, #"["c"]"#), (#"{"a":"foo"}"#, "null", "null"),
+            (#"{"a":"foo"}"#, #""bar""#, #""bar""#),
+            (#"{"e":null}"#, #"{"a":1}"#, #"{"e":null,"a":1}"#), ("[1,2]", #"{"a":"b","c":null}"#, #"{"a":"b"}"#),
+            ("{}", #"{"a":{"bb":{"ccc":null}}}"#, #"{"a":{"bb":{}}}"#),
         ])
     func examples(_ document: String, _ patch: String, _ result: String) throws {
         #expect(try json(document).mergePatched(by: json(patch)) == json(result))
@@ -146,7 +166,8 @@ import Testing
             (#"{"spec":{"tolerations":[{"key":"a"}]}}"#, #"{"spec":{"tolerations":[{"key":"b"}]}}"#, #"{"spec":{"tolerations":[{"key":"b"}]}}"#),
             // keys that are not retained go
             (
-                #"{"spec":{"volumes":[{"name":"a","emptyDir":{}}]}}"#, #"{"spec":{"volumes":[{"name":"a","$retainKeys":["name","secret"],"secret":{"secretName":"s"}}]}}"#,
+                #"{"spec":{"volumes":[{"name":"a","emptyDir":{}}]}}"#,
+                #"{"spec":{"volumes":[{"name":"a","$retainKeys":["name","secret"],"secret":{"secretName":"s"}}]}}"#,
                 #"{"spec":{"volumes":[{"name":"a","secret":{"secretName":"s"}}]}}"#
             ),
             // the order is given; what it does not name stays behind what it followed
@@ -163,9 +184,12 @@ import Testing
             ),
             // owners by uid, mounts by path
             (
-                #"{"metadata":{"ownerReferences":[{"uid":"1","name":"a"}]},"spec":{"containers":[{"name":"a","volumeMounts":[{"mountPath":"/a","name":"v"}]}]}}"#,
-                #"{"metadata":{"ownerReferences":[{"uid":"1","name":"b"}]},"spec":{"containers":[{"name":"a","volumeMounts":[{"mountPath":"/b","name":"v"}]}]}}"#,
-                #"{"metadata":{"ownerReferences":[{"uid":"1","name":"b"}]},"spec":{"containers":[{"name":"a","volumeMounts":[{"mountPath":"/a","name":"v"},{"mountPath":"/b","name":"v"}]}]}}"#
+                #"{"metadata":{"ownerReferences":[{"uid":"1","name":"a"}]},"spec":{"containers":[{"name":"a","#
+                    + #""volumeMounts":[{"mountPath":"/a","name":"v"}]}]}}"#,
+                #"{"metadata":{"ownerReferences":[{"uid":"1","name":"b"}]},"spec":{"containers":[{"name":"a","#
+                    + #""volumeMounts":[{"mountPath":"/b","name":"v"}]}]}}"#,
+                #"{"metadata":{"ownerReferences":[{"uid":"1","name":"b"}]},"spec":{"containers":[{"name":"a","#
+                    + #""volumeMounts":[{"mountPath":"/a","name":"v"},{"mountPath":"/b","name":"v"}]}]}}"#
             ),
             // the node selector is one value
             (#"{"spec":{"nodeSelector":{"a":"1"}}}"#, #"{"spec":{"nodeSelector":{"b":"2"}}}"#, #"{"spec":{"nodeSelector":{"b":"2"}}}"#),
@@ -216,7 +240,8 @@ import Testing
         (
             #"{"spec":{"volumes":[{"name":"v","emptyDir":{}}]}}"#, #"{"spec":{"volumes":[{"name":"v","secret":{"secretName":"s"}}]}}"#,
             #"{"spec":{"volumes":[{"name":"v","emptyDir":{}}]}}"#,
-            #"{"spec":{"$setElementOrder/volumes":[{"name":"v"}],"volumes":[{"$retainKeys":["name","secret"],"emptyDir":null,"name":"v","secret":{"secretName":"s"}}]}}"#
+            #"{"spec":{"$setElementOrder/volumes":[{"name":"v"}],"volumes":[{"$retainKeys":["name","secret"],"emptyDir":null,"name":"v","#
+                + #""secret":{"secretName":"s"}}]}}"#
         ),
         (
             #"{"metadata":{"finalizers":["a","b"]}}"#, #"{"metadata":{"finalizers":["b","c"]}}"#, #"{"metadata":{"finalizers":["a","b","x"]}}"#,

@@ -11,10 +11,14 @@ func yaml(_ text: String) throws -> JSONValue { try #require(try YAMLReader.docu
     @Test(
         "scalars mean what Kubernetes' reader takes them for",
         arguments: [
-            ("0400", JSONValue.integer(256)), ("0o17", .integer(15)), ("0x1F", .integer(31)), ("1_000", .integer(1000)), ("-12", .integer(-12)), ("1.5", .double(1.5)),
-            ("1e3", .double(1000)), ("yes", .bool(true)), ("off", .bool(false)), ("~", .null), ("'0400'", .string("0400")), ("\"yes\"", .string("yes")), ("1.2.3", .string("1.2.3")),
-            ("2020-01-01", .string("2020-01-01")), ("089", .integer(89)), ("y", .string("y")), ("!!str 12", .string("12")), ("+5", .integer(5)), ("--5", .string("--5")), ("-", .string("-")),
-            ("1e", .string("1e")), ("99999999999999999999", .double(1e20)), ("0b101", .integer(5)), (".5", .double(0.5)), (".", .string(".")), ("0x-1", .string("0x-1")),
+            ("0400", JSONValue.integer(256)), ("0o17", .integer(15)), ("0x1F", .integer(31)), ("1_000", .integer(1000)), ("-12", .integer(-12)),
+            ("1.5", .double(1.5)),
+            ("1e3", .double(1000)), ("yes", .bool(true)), ("off", .bool(false)), ("~", .null), ("'0400'", .string("0400")), ("\"yes\"", .string("yes")),
+            ("1.2.3", .string("1.2.3")),
+            ("2020-01-01", .string("2020-01-01")), ("089", .integer(89)), ("y", .string("y")), ("!!str 12", .string("12")), ("+5", .integer(5)),
+            ("--5", .string("--5")), ("-", .string("-")),
+            ("1e", .string("1e")), ("99999999999999999999", .double(1e20)), ("0b101", .integer(5)), (".5", .double(0.5)), (".", .string(".")),
+            ("0x-1", .string("0x-1")),
         ])
     func scalars(_ text: String, _ value: JSONValue) throws {
         guard text != "-" else { return #expect(YAMLScalar.plain(text) == value) }
@@ -23,13 +27,18 @@ func yaml(_ text: String) throws -> JSONValue { try #require(try YAMLReader.docu
 
     @Test("flow style with comments and trailing commas, as the documentation writes it")
     func flow() throws {
-        let pod = try yaml("---\n{\n  # a comment\n  apiVersion: \"v1\", kind: \"Pod\",\n  metadata: { name: \"p\", },\n  spec: { volumes: [{ name: v, secret: { secretName: s, }, },], },\n}\n")
+        let pod = try yaml(
+            "---\n{\n  # a comment\n  apiVersion: \"v1\", kind: \"Pod\",\n  metadata: { name: \"p\", },\n"
+                + "  spec: { volumes: [{ name: v, secret: { secretName: s, }, },], },\n}\n"
+        )
         #expect(pod.at("spec", "volumes")?.arrayValue?.first?.at("secret", "secretName") == "s")
     }
 
     @Test("documents, lists of objects and empty documents")
     func documents() throws {
-        let text = "# nothing\n---\nkind: Secret\napiVersion: v1\n---\n---\napiVersion: v1\nkind: List\nitems:\n- {kind: Pod, apiVersion: v1}\n- {kind: Secret, apiVersion: v1}\n"
+        let text =
+            "# nothing\n---\nkind: Secret\napiVersion: v1\n---\n---\napiVersion: v1\nkind: List\n"
+            + "items:\n- {kind: Pod, apiVersion: v1}\n- {kind: Secret, apiVersion: v1}\n"
         #expect(try Manifest.documents(Bytes(text.utf8)).map { $0.value["kind"]?.stringValue } == ["Secret", "Pod", "Secret"])
     }
 
@@ -82,7 +91,9 @@ func yaml(_ text: String) throws -> JSONValue { try #require(try YAMLReader.docu
     @Test("resources of kinds that are not served, and fields that a Secret has not, are refused by line")
     func kinds() {
         func error(_ text: String) -> String? { #expect(throws: MalformedDocument.self) { try Manifest.resources(Bytes(text.utf8)) }?.description }
-        #expect(error("kind: Secret\napiVersion: v1\n---\nkind: Deployment\napiVersion: apps/v1\n") == "line 4, column 1: no matches for kind \"Deployment\" in version \"apps/v1\"")
+        #expect(
+            error("kind: Secret\napiVersion: v1\n---\nkind: Deployment\napiVersion: apps/v1\n")
+                == "line 4, column 1: no matches for kind \"Deployment\" in version \"apps/v1\"")
         #expect(error("apiVersion: v1\n") == "line 1, column 1: Object 'Kind' is missing")
         #expect(error("kind: Secret\n") == "line 1, column 1: Object 'apiVersion' is missing")
         #expect(error("kind: Secret\napiVersion: v1\nstringdata: {a: b}\n") == "line 1, column 1: strict decoding error: unknown field \"stringdata\"")
@@ -121,7 +132,9 @@ func yaml(_ text: String) throws -> JSONValue { try #require(try YAMLReader.docu
     @Test("it looks like kubectl's")
     func looks() throws {
         let value = try json(
-            ##"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"p","creationTimestamp":"2026-01-02T03:04:05Z","labels":{"a":"true","b":"1"},"annotations":{}},"spec":{"containers":[{"name":"c","command":["sh","-c","a: b"],"args":[]}],"text":"one\ntwo\n","n":null,"s":"*x","e":"","list":[[1,2],{"x":{"y":1}}]}}"##
+            ##"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"p","creationTimestamp":"2026-01-02T03:04:05Z","labels":{"a":"true","##
+                + ##""b":"1"},"annotations":{}},"spec":{"containers":[{"name":"c","command":["sh","-c","a: b"],"args":[]}],"##
+                    + ##""text":"one\ntwo\n","n":null,"s":"*x","e":"","list":[[1,2],{"x":{"y":1}}]}}"##
         )
         #expect(
             value.yamlString() == """
@@ -159,11 +172,16 @@ func yaml(_ text: String) throws -> JSONValue { try #require(try YAMLReader.docu
 
     @Test("any string comes back as it was, as a value, a key and an element")
     func roundTrip() throws {
-        let pieces = ["a", " ", "\n", ":", "#", "-", "'", "\"", "\\", "{", "*", "0", "1", "e", "\t", "é", "😀", "\r", "\u{85}", "\u{2028}", "~", "yes", "?", "%", "!", "\u{7f}", "\u{1}"]
+        let pieces = [
+            "a", " ", "\n", ":", "#", "-", "'", "\"", "\\", "{", "*", "0", "1", "e", "\t", "é", "😀", "\r", "\u{85}", "\u{2028}", "~", "yes", "?", "%", "!",
+            "\u{7f}", "\u{1}",
+        ]
         var generator = SeededGenerator(seed: 11)
         for _ in 0..<5_000 {
             let string = (0..<generator.next() % 8).map { _ in pieces[Int(generator.next() % UInt64(pieces.count))] }.joined()
-            let value: JSONValue = ["k": .string(string), "l": [.string(string)], "deep": ["x": [["y": .string(string)]]], "keys": .object(JSONObject([(string, .integer(1))]))]
+            let value: JSONValue = [
+                "k": .string(string), "l": [.string(string)], "deep": ["x": [["y": .string(string)]]], "keys": .object(JSONObject([(string, .integer(1))])),
+            ]
             let printed = value.yamlString()
             let read = try? yaml(printed)
             #expect(read == value, "\(Array(string.utf8)) printed as\n\(printed)")
@@ -176,7 +194,9 @@ func yaml(_ text: String) throws -> JSONValue { try #require(try YAMLReader.docu
         var generator = SeededGenerator(seed: 3)
         for count in 0..<64 {
             let bytes = (0..<count).map { _ in UInt8(truncatingIfNeeded: generator.next() % 96 + 32) }
-            let value: JSONValue = ["kind": "Secret", "data": ["a": .secret(try SecretValue(copying: bytes))], "stringData": ["b": .secretText(try SecretValue(copying: bytes))]]
+            let value: JSONValue = [
+                "kind": "Secret", "data": ["a": .secret(try SecretValue(copying: bytes))], "stringData": ["b": .secretText(try SecretValue(copying: bytes))],
+            ]
             #expect(try yaml(value.yamlString(secrets: .revealed)) == value)
             #expect(value.yamlString().contains("a: <masked>") || value.yamlString().contains("a: '<masked>'"))
         }
