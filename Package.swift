@@ -85,8 +85,7 @@ library("EtcdProtocol", "Basics", External.core)
 library("EtcdServer", "Barrier", "ReplicaService", "MVCC", "EtcdProtocol", "RPC", "Audit", "SecretMemory", "Basics", External.core, External.hpack, External.posix, External.concurrency, External.logging, tests: ["EtcdClient", "Storage"])
 library("EtcdClient", "EtcdProtocol", "RPC", "Basics", External.core, External.posix, tests: nil)
 library("APIServer", "ObjectStore", "Barrier", "Access", "NodeProtocol", "Audit", "Resources", "SecretMemory", "Certificates", "Basics",
-        External.hummingbird, External.hummingbirdHTTP2, External.hummingbirdCore, External.httpTypes, External.core, External.ssl, External.logging, External.lifecycle,
-        tests: [External.httpClient, External.foundationCompat, External.http1])
+        External.hummingbird, External.hummingbirdHTTP2, External.hummingbirdCore, External.httpTypes, External.core, External.ssl, External.logging, External.lifecycle, tests: [External.httpClient, External.foundationCompat, External.http1])
 library("APIClient", "Resources", "SecretMemory", "Basics", External.httpClient, External.core, External.http1, External.ssl)
 library("NodeAgent", "NodeProtocol", "Mounts", "SecretMemory", "CLinux", "CSodium", "Basics",
         External.httpClient, External.core, External.posix, External.foundationCompat, External.http1, External.ssl, External.logging, unsafe: true, tests: ["Certificates"])

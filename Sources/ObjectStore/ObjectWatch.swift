@@ -68,10 +68,10 @@ extension ObjectStore {
     package func watchAll(after revision: Int64) async throws(Status) -> ObjectWatch { try await watch(ObjectKey.all, after: revision) }
 
     private func watch(_ range: KeyRange, after revision: Int64) async throws(Status) -> ObjectWatch {
-        do {
+        do throws(BarrierError) {
             // A revision that is not there yet is another store's, or a mistake: waiting for it would look like silence.
             let current = try await keyValue.currentRevision()
-            guard revision <= current else { throw BarrierError.futureRevision(current: current) }
+            guard revision <= current else { throw .futureRevision(current: current) }
             return ObjectWatch(base: try await keyValue.watch(range, after: revision))
         } catch .compacted(let oldest) {
             throw .expired(requested: revision, oldest: oldest)

@@ -79,8 +79,9 @@ import Testing
 @Suite struct KubernetesProtobufTests {
     func document(_ bytes: Bytes) throws -> JSONValue? { try bytes.withUnsafeBytes { try KubernetesProtobuf.document($0) } }
     /// As kubectl 1.32 sends `create secret generic web --from-literal=a=b`.
-    static let secret: Bytes =
-        Bytes("k8s\u{0}\n\u{c}\n\u{2}v1\u{12}\u{6}Secret\u{12}\u{1f}\n\u{13}\n\u{3}web\u{12}\u{0}\u{1a}\u{0}\"\u{0}*\u{0}2\u{0}8\u{0}B\u{0}\u{12}\u{6}\n\u{1}a\u{12}\u{1}b\u{1a}\u{0}\"\u{0}".utf8)
+    static let secret =
+        Bytes("k8s\u{0}\n\u{c}\n\u{2}v1\u{12}\u{6}Secret\u{12}\u{1f}".utf8)
+        + Bytes("\n\u{13}\n\u{3}web\u{12}\u{0}\u{1a}\u{0}\"\u{0}*\u{0}2\u{0}8\u{0}B\u{0}\u{12}\u{6}\n\u{1}a\u{12}\u{1}b\u{1a}\u{0}\"\u{0}".utf8)
 
     @Test("a secret as kubectl sends it is read, its values into secrets")
     func read() throws {

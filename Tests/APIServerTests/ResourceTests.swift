@@ -372,7 +372,8 @@ import Testing
         _ = try await server.call(.GET, secretsPath, as: .node("a"))
         _ = try await server.call(.POST, secretsPath, text: "{")
         try server.audit.flush()
-        let lines = try String(contentsOfFile: server.auditPath, encoding: .utf8).split(separator: "\n").dropFirst(before).map { try JSONValue(parsing: String($0), secrets: .nowhere) }
+        let lines = try String(contentsOfFile: server.auditPath, encoding: .utf8).split(separator: "\n").dropFirst(before)
+            .map { try JSONValue(parsing: String($0), secrets: .nowhere) }
         let told = lines.map { line in
             ["who", "verb", "resource", "decision", "outcome"].map { line[$0]?.stringValue ?? "" }.joined(separator: " ")
         }
