@@ -1,5 +1,6 @@
 package import Audit
 package import Barrier
+import Basics
 package import Foundation
 import Hummingbird
 import HummingbirdCore
@@ -56,6 +57,7 @@ package final class APIServer: Service {
         defer { binding.fail() }
         var application = ApplicationConfiguration(address: .hostname(configuration.host, port: configuration.port), serverName: nil)
         application.reuseAddress = true
+        application.availableConnectionsDelegate = MaximumAvailableConnections(Limits.connectionsMax)
         let server = try HTTPServerBuilder.http2Upgrade(
             tlsConfiguration: configuration.tls,
             configuration: .init(

@@ -17,6 +17,7 @@ final class Call: Sendable {
     let query: RequestQuery
     let path: String
     let moment: Date
+    private let clock: @Sendable () -> Date
     private let audit: AuditLog
     private let state: Mutex<State>
 
@@ -28,7 +29,11 @@ final class Call: Sendable {
         var isRecorded = false
     }
 
-    init(_ request: Request, channel: any Channel, identity: Identity, path: String, query: RequestQuery, moment: Date, audit: AuditLog) {
+    init(
+        _ request: Request, channel: any Channel, identity: Identity, path: String, query: RequestQuery, moment: Date, clock: @escaping @Sendable () -> Date,
+        audit: AuditLog
+    ) {
+        self.clock = clock
         self.request = request; self.channel = channel; self.identity = identity; self.path = path; self.query = query
         self.moment = moment; self.audit = audit
         state = Mutex(State(verb: request.method.rawValue.lowercased(), resource: path))
@@ -99,7 +104,7 @@ final class Call: Sendable {
         let record = state.withLock { state in
             state.isRecorded = true
             return AuditRecord(
-                timeMilliseconds: UInt64(max(0, moment.timeIntervalSince1970 * 1000)), surface: state.surface, who: identity.user, verb: state.verb,
+                timeMilliseconds: UInt64(max(0, clock().timeIntervalSince1970 * 1000)), surface: state.surface, who: identity.user, verb: state.verb,
                 resource: state.resource, decision: decision, outcome: outcome, count: count)
         }
         do {

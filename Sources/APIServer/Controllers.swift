@@ -20,10 +20,10 @@ struct Controllers: Sendable {
         await prepare()
         await withDiscardingTaskGroup { group in
             group.addTask { await self.feed.run() }
-            group.addTask { await self.repeating { await self.endPods() } }
-            group.addTask { await self.repeating { await self.emptyNamespaces() } }
-            group.addTask { await self.repeating { await self.reviewNodes() } }
-            if self.schedules { group.addTask { await self.repeating { await self.schedulePods() } } }
+            group.addTask { await self.repeating(at: .pods) { await self.endPods() } }
+            group.addTask { await self.repeating(at: [.namespaces, .pods, .secrets]) { await self.emptyNamespaces() } }
+            group.addTask { await self.repeating(at: .nodes) { await self.reviewNodes() } }
+            if self.schedules { group.addTask { await self.repeating(at: [.pods, .nodes]) { await self.schedulePods() } } }
         }
     }
 
@@ -55,9 +55,9 @@ struct Controllers: Sendable {
         }
     }
 
-    /// At each change, and every second for what only time brings.
-    private func repeating(_ step: @escaping @Sendable () async -> Void) async {
-        let changes = feed.changes()
+    /// At each change of these kinds, and every second for what only time brings.
+    private func repeating(at kinds: NodeProjection.Kinds, _ step: @escaping @Sendable () async -> Void) async {
+        let changes = feed.changes(of: kinds)
         await withDiscardingTaskGroup { group in
             let (wakes, wake) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
             group.addTask { for await _ in changes { wake.yield() }; wake.finish() }
@@ -86,7 +86,9 @@ struct Controllers: Sendable {
 
     func endPods() async {
         let now = now
-        let due = feed.read { $0.pods.values.filter { PodTermination.isDue($0.resource, now: now) } } ?? []
+        let due = feed.read { projection in
+            projection.podsTerminating.compactMap { projection.pods[$0] }.filter { PodTermination.isDue($0.resource, now: now) }
+        } ?? []
         for pod in due {
             guard let key = pod.resource.key else { continue }
             await attempt("end pod") { () async throws(Status) in
@@ -98,9 +100,10 @@ struct Controllers: Sendable {
     }
 
     func schedulePods() async {
-        guard let (pods, nodes) = feed.read({ projection in
-            (projection.pods.values.map(\.resource).filter(Scheduling.awaitsNode),
-             projection.nodes.values.map { Scheduling.Candidate(node: Node($0), pods: projection.podCount(on: $0.name)) })
+        guard let (pods, nodes) = feed.read({ projection -> ([Resource], [Scheduling.Candidate]) in
+            guard !projection.podsAwaitingNode.isEmpty else { return ([], []) }
+            return (projection.podsAwaitingNode.compactMap { projection.pods[$0]?.resource },
+                    projection.nodes.values.map { Scheduling.Candidate(node: Node($0), pods: projection.podCount(on: $0.name)) })
         }) else { return }
         var candidates = nodes
         let inOrder = pods.sorted {

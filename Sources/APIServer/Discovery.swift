@@ -72,7 +72,7 @@ extension Endpoints {
         guard call.request.method == .get || call.request.method == .head else { throw Status.methodNotAllowed(call.request.method.rawValue) }
         let response = try document(call, path)
         try call.auditRelease(count: 0)
-        return response
+        return call.request.method == .head ? response.createHeadResponse() : response
     }
 
     private func document(_ call: Call, _ path: String) throws(Status) -> Response {
@@ -98,6 +98,6 @@ extension Endpoints {
     private func openAPI2(_ call: Call) -> Response {
         guard call.request.headers[.accept]?.contains(OpenAPI.protobufMediaType) == true else { return Answer.json(OpenAPI.version2) }
         return Response(
-            status: .ok, headers: [.contentType: OpenAPI.protobufMediaType], body: ResponseBody(byteBuffer: ByteBuffer(bytes: OpenAPI.version2Protobuf)))
+            status: .ok, headers: [.contentType: OpenAPI.protobufContentType], body: ResponseBody(byteBuffer: ByteBuffer(bytes: OpenAPI.version2Protobuf)))
     }
 }

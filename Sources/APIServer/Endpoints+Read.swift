@@ -37,8 +37,8 @@ extension Endpoints {
         let writer = WatchWriter(
             type: target.type, selection: selection, rendering: rendering, including: try tableIncludes(call), bookmarks: call.query.allowsBookmarks)
         var initial: [Resource] = []
-        let start: Int64
-        if let revision = try call.query.watchStart() {
+        let start: Int64, sendsInitial = call.query.sendsInitialEvents
+        if let revision = try call.query.watchStart(), !sendsInitial {
             start = revision
         } else {
             let list = try await store.list(target.type, namespace: namespace, matches: { selection.matches($0) })
@@ -51,6 +51,7 @@ extension Endpoints {
         return Streaming.response(on: call.channel, contentType: "application/json", seconds: seconds) { outlet in
             do {
                 for resource in first { try outlet.send(writer.event("ADDED", resource, now: clock())) }
+                if sendsInitial { try outlet.send(writer.bookmark(start, endsInitial: true)) }
                 for try await batch in watch {
                     let pieces = writer.pieces(of: batch, now: clock())
                     if pieces.objects > 0 { try call.auditBatch(count: pieces.objects) }

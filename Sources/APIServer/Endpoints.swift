@@ -43,7 +43,7 @@ struct Endpoints: HTTPResponder {
         let parts = whole.split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
         let path = String(parts.first ?? "/"), query = try RequestQuery(parts.count > 1 ? parts[1] : "")
         let identity = try await PeerIdentity.of(channel, now: moment)
-        let call = Call(request, channel: channel, identity: identity, path: path, query: query, moment: moment, audit: audit)
+        let call = Call(request, channel: channel, identity: identity, path: path, query: query, moment: moment, clock: clock, audit: audit)
         do {
             switch try RequestTarget(method: request.method.rawValue, path: path, isWatch: query.isWatch) {
             case .resource(let target): return try await answer(call, target)

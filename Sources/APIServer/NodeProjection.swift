@@ -34,13 +34,19 @@ struct NodeProjection: Sendable {
     private var podsByNode: [String: Set<ObjectKey>] = [:]
     private var mounts: [SecretName: Int] = [:]
     private var consumers: [SecretName: Set<ObjectKey>] = [:]
+    /// What controllers look for, so that they need not look through everything.
+    private(set) var podsAwaitingNode: Set<ObjectKey> = []
+    private(set) var podsTerminating: Set<ObjectKey> = []
 
     /// What a batch changed, for those who act on it.
     struct Changes: Sendable, Equatable {
+        /// Nodes whose share may be another now.
         var nodes: Set<String> = []
-        var hasPods = false
-        var hasNodes = false
-        var hasNamespaces = false
+        var kinds: Kinds = []
+    }
+    struct Kinds: OptionSet, Sendable {
+        let rawValue: UInt8
+        static let pods = Kinds(rawValue: 1), nodes = Kinds(rawValue: 2), namespaces = Kinds(rawValue: 4), secrets = Kinds(rawValue: 8)
     }
 
     // MARK: Taking changes
@@ -72,10 +78,10 @@ struct NodeProjection: Sendable {
             case .secrets: set(secret: event.kind == .deleted ? nil : event.object, event.object.key, &told, &changes)
             case .nodes:
                 nodes[event.object.key.name] = event.kind == .deleted ? nil : event.object.shown
-                changes.hasNodes = true
+                changes.kinds.insert(.nodes)
             default:
                 namespaces[event.object.key.name] = event.kind == .deleted ? nil : event.object.shown
-                changes.hasNamespaces = true
+                changes.kinds.insert(.namespaces)
             }
         }
         for (name, object) in contents where secrets[name]?.revision == object.revision { told[name] = Self.content(object) }
@@ -86,7 +92,9 @@ struct NodeProjection: Sendable {
     }
 
     private mutating func set(pod object: StoredObject?, _ key: ObjectKey, _ left: inout Set<SecretName>, _ changes: inout Changes) {
-        changes.hasPods = true
+        changes.kinds.insert(.pods)
+        podsAwaitingNode.remove(key)
+        podsTerminating.remove(key)
         if let old = pods.removeValue(forKey: key) {
             left.formUnion(old.mounted)
             changes.nodes.insert(old.nodeName)
@@ -104,6 +112,10 @@ struct NodeProjection: Sendable {
         guard let object else { return }
         let new = Self.project(object)
         pods[key] = new
+        if case .success = object.content {
+            if Scheduling.awaitsNode(new.resource) { podsAwaitingNode.insert(key) }
+            if new.resource.isBeingDeleted { podsTerminating.insert(key) }
+        }
         changes.nodes.insert(new.nodeName)
         if !new.nodeName.isEmpty { podsByNode[new.nodeName, default: []].insert(key) }
         for name in new.mounted {
@@ -114,6 +126,7 @@ struct NodeProjection: Sendable {
 
     private mutating func set(secret object: StoredObject?, _ key: ObjectKey, _ told: inout [SecretName: SecretContent], _ changes: inout Changes) {
         let name = Self.name(key)
+        changes.kinds.insert(.secrets)
         told[name] = nil
         // The uid of one that does not open is not known, but it is the one it was.
         let knownUID = secrets[name]?.uid ?? ""

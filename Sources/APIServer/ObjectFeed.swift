@@ -16,8 +16,8 @@ final class ObjectFeed: Sendable {
         var nextID = 0
         /// Woken when something of their node changed.
         var nodeListeners: [Int: (node: String, signal: AsyncStream<Void>.Continuation)] = [:]
-        /// Woken by any change.
-        var listeners: [Int: AsyncStream<Void>.Continuation] = [:]
+        /// Woken when something of these kinds changed.
+        var listeners: [Int: (kinds: NodeProjection.Kinds, signal: AsyncStream<Void>.Continuation)] = [:]
     }
     private let state = Mutex(State())
     private let store: ObjectStore
@@ -47,12 +47,12 @@ final class ObjectFeed: Sendable {
         continuation.yield()
         return stream
     }
-    /// A signal for each time that anything changed, likewise.
-    func changes() -> AsyncStream<Void> {
+    /// A signal for each time that something of these kinds changed, likewise.
+    func changes(of kinds: NodeProjection.Kinds) -> AsyncStream<Void> {
         let (stream, continuation) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
         let id = state.withLock { state in
             state.nextID += 1
-            state.listeners[state.nextID] = continuation
+            state.listeners[state.nextID] = (kinds, continuation)
             return state.nextID
         }
         continuation.onTermination = { [weak self] _ in _ = self?.state.withLock { $0.listeners.removeValue(forKey: id) } }
@@ -104,7 +104,7 @@ final class ObjectFeed: Sendable {
             state.projection = projection
             state.isComplete = true
             for listener in state.nodeListeners.values { listener.signal.yield() }
-            for listener in state.listeners.values { listener.yield() }
+            for listener in state.listeners.values { listener.signal.yield() }
         }
     }
 
@@ -119,8 +119,7 @@ final class ObjectFeed: Sendable {
         state.withLock { state in
             let changes = state.projection.apply(batch, contents: contents)
             for listener in state.nodeListeners.values where changes.nodes.contains(listener.node) { listener.signal.yield() }
-            guard !batch.events.isEmpty else { return }
-            for listener in state.listeners.values { listener.yield() }
+            for listener in state.listeners.values where !changes.kinds.isDisjoint(with: listener.kinds) { listener.signal.yield() }
         }
     }
 }

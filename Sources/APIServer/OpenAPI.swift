@@ -5,6 +5,8 @@ import Resources
 /// fields itself, and for `explain`; version 2 is for older ones, which without a schema leave the checking to the server.
 enum OpenAPI {
     static let protobufMediaType = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+    /// As Kubernetes answers it: an `@` is asked for, but may not stand in a content type, and kubectl refuses it there.
+    static let protobufContentType = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
     private static let info: JSONValue = ["title": "Coffer", "version": "v1"]
 
     static let version2: JSONValue = ["swagger": "2.0", "info": info, "paths": [:], "definitions": [:]]

@@ -29,6 +29,8 @@ struct RequestQuery: Equatable {
     }
 
     var isWatch: Bool { flag("watch") }
+    /// Kubernetes' streaming lists: the present state as events, a bookmark that ends it, then the changes.
+    var sendsInitialEvents: Bool { flag("sendInitialEvents") }
     var allowsBookmarks: Bool { flag("allowWatchBookmarks") }
     func limit() throws(Status) -> Int { Int(clamping: try number("limit") ?? 0) }
     func timeoutSeconds() throws(Status) -> Int64? { try number("timeoutSeconds") }

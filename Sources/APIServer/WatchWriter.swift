@@ -26,8 +26,10 @@ struct WatchWriter: Sendable {
         return Answer.buffer(["type": .string(kind), "object": object], newline: true)
     }
 
-    private func bookmark(_ revision: Int64) -> ByteBuffer {
-        let metadata: JSONValue = ["resourceVersion": .string(String(revision)), "creationTimestamp": .null]
+    /// `endsInitial`: all that was there has been told.
+    func bookmark(_ revision: Int64, endsInitial: Bool = false) -> ByteBuffer {
+        var metadata: JSONValue = ["resourceVersion": .string(String(revision)), "creationTimestamp": .null]
+        if endsInitial { metadata["annotations"] = ["k8s.io/initial-events-end": "true"] }
         let object: JSONValue =
             switch rendering {
             case .object: ["kind": .string(type.kind), "apiVersion": .string(type.apiVersion), "metadata": metadata]

@@ -332,7 +332,7 @@ import Testing
         #expect(openAPI.at("components", "schemas", "io.k8s.api.core.v1.Secret", "properties", "stringData") != nil)
         #expect(try await server.call(.GET, "/openapi/v2").json["swagger"]?.stringValue == "2.0")
         let protobuf = try await server.call(.GET, "/openapi/v2", accept: "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")
-        #expect(protobuf.headers.first(name: "Content-Type") == "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")
+        #expect(protobuf.headers.first(name: "Content-Type") == "application/com.github.proto-openapi.spec.v2.v1.0+protobuf")
         try await server.stop()
     }
 }

@@ -45,6 +45,21 @@ import Testing
         try await server.stop()
     }
 
+    @Test("a streaming list is the present state, a bookmark that ends it, and the changes")
+    func streamingList() async throws {
+        let server = try await TestServer()
+        #expect(try await server.call(.POST, secretsPath, secretJSON("first")).code == 201)
+        let watch = try OpenWatch(
+            server, secretsPath + "?watch=1&sendInitialEvents=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan&resourceVersion=1")
+        try await eventually("the present state is told and ended") { watch.told == ["ADDED first", "BOOKMARK "] }
+        let end = watch.seen.withLock { $0.lines[1] }
+        #expect(end.at("object", "metadata", "annotations", "k8s.io/initial-events-end")?.stringValue == "true")
+        #expect(try await server.call(.POST, secretsPath, secretJSON("second")).code == 201)
+        try await eventually("the change is told") { watch.told.last == "ADDED second" }
+        watch.close()
+        try await server.stop()
+    }
+
     @Test("a watch from the compacted past is gone; one that is overtaken is told so within")
     func gone() async throws {
         let server = try await TestServer()
