@@ -38,9 +38,16 @@ struct ServerConnection: Sendable {
 
     init(_ options: ServerOptions) throws {
         var tls = TLSConfiguration.makeClientConfiguration()
+        for file in [options.caFile, options.certificateFile, options.keyFile] where !FileManager.default.isReadableFile(atPath: file) {
+            throw ServerFailure(description: "\(file) cannot be read", status: 0)
+        }
         tls.trustRoots = .file(options.caFile)
-        tls.certificateChain = try NIOSSLCertificate.fromPEMFile(options.certificateFile).map { .certificate($0) }
-        tls.privateKey = .privateKey(try NIOSSLPrivateKey(file: options.keyFile, format: .pem))
+        do {
+            tls.certificateChain = try NIOSSLCertificate.fromPEMFile(options.certificateFile).map { .certificate($0) }
+            tls.privateKey = .privateKey(try NIOSSLPrivateKey(file: options.keyFile, format: .pem))
+        } catch {
+            throw ServerFailure(description: "\(options.certificateFile) and \(options.keyFile) are no certificate and key in PEM", status: 0)
+        }
         tls.minimumTLSVersion = .tlsv12
         var configuration = HTTPClient.Configuration(tlsConfiguration: tls)
         configuration.timeout = HTTPClient.Configuration.Timeout(connect: .seconds(5), read: Self.silenceMax)

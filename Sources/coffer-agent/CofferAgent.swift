@@ -11,11 +11,12 @@ struct CofferAgent: AsyncParsableCommand {
         subcommands: subcommands)
 
     private static var subcommands: [any ParsableCommand.Type] {
-        var all: [any ParsableCommand.Type] = [Run.self, Status.self, Volumes.self, DoctorCommand.self, Drain.self, CollectLeftovers.self, Version.self]
+        let all: [any ParsableCommand.Type] = [Run.self, Status.self, Volumes.self, DoctorCommand.self, Drain.self, CollectLeftovers.self, Version.self]
         #if DEBUG
-        all.append(Replay.self)
-        #endif
+        return all + [Replay.self]
+        #else
         return all
+        #endif
     }
 }
 
