@@ -31,7 +31,7 @@ package final class EtcdService: ServiceFactory {
     static let versionsOnLoopMax = 128
 
     let barrier: Barrier
-    let identity: Identity
+    private let named: NIOLockedValueBox<Identity>
     let gate: Gate
     let trail: (any AuditTrail)?
     let logger: Logger
@@ -44,7 +44,7 @@ package final class EtcdService: ServiceFactory {
         progressIntervalMilliseconds: Int64 = EtcdService.progressIntervalMilliseconds, logger: Logger
     ) {
         self.barrier = barrier
-        self.identity = identity
+        named = NIOLockedValueBox(identity)
         gate = Gate(authorizer: authorizer)
         self.trail = trail
         self.progressIntervalMilliseconds = progressIntervalMilliseconds
@@ -63,6 +63,10 @@ package final class EtcdService: ServiceFactory {
         }
         return EtcdConnection(service: self, loop: loop.value, transport: transport)
     }
+
+    var identity: Identity { named.withLockedValue { $0 } }
+    /// Where clients reach this member, once that is known: a port of 0 is chosen when it is bound.
+    package func advertise(_ clientURLs: [String]) { named.withLockedValue { $0.clientURLs = clientURLs } }
 
     /// After the server has drained: ends the reader threads.
     package func shutdown() async {

@@ -19,6 +19,11 @@ struct ListenAddress: ExpressibleByArgument, Equatable {
         self.port = port
     }
 
-    var isLoopback: Bool { host == "::1" || host.hasPrefix("127.") }
+    /// An address, not a name: `127.0.0.1.example.org` may be anywhere.
+    var isLoopback: Bool {
+        let octets = host.split(separator: ".", omittingEmptySubsequences: false)
+        let isAddress = octets.count == 4 && octets.allSatisfy { UInt8($0) != nil && $0.allSatisfy(\.isNumber) }
+        return host == "::1" || (isAddress && octets[0] == "127")
+    }
     var url: String { "\(isTLS ? "https" : "http")://\(host.contains(":") ? "[\(host)]" : host):\(port)" }
 }

@@ -104,8 +104,14 @@ struct Serve: AsyncParsableCommand {
             clusterID: clusterID(barrier), memberID: barrier.memberID, name: name, clientURLs: [advertiseClientUrls ?? listenClientUrls.url])
         let etcd = EtcdService(barrier: barrier, identity: identity, trail: FileTrail(log: audit, now: wallMilliseconds), logger: logger)
         let tls = listenClientUrls.isTLS ? try pki.etcdContext(certificate: certFile, key: keyFile, authority: trustedCaFile) : nil
-        let server = try await Server.listen(
-            Server.Configuration(host: listenClientUrls.host, port: listenClientUrls.port, tls: tls), group: group, factory: etcd, logger: logger)
+        let server: Server
+        do {
+            server = try await Server.listen(
+                Server.Configuration(host: listenClientUrls.host, port: listenClientUrls.port, tls: tls), group: group, factory: etcd, logger: logger)
+        } catch { throw ListenFailure(url: listenClientUrls.url, reason: error) }
+        var etcdAddress = listenClientUrls
+        etcdAddress.port = server.port
+        etcd.advertise([advertiseClientUrls ?? etcdAddress.url])
 
         var configuration = APIServer.Configuration(
             host: listenSecretsUrl.host, port: listenSecretsUrl.port,
@@ -113,12 +119,10 @@ struct Serve: AsyncParsableCommand {
         configuration.schedules = !noScheduler
         let api = APIServer(
             configuration: configuration, keyValue: barrier, operations: VaultOperations(vault: vault, sealName: sealName), audit: audit, logger: logger)
-        let ready = Task {
+        let ready = Task { [etcdAddress] in
             var address = listenSecretsUrl
             address.port = try await api.boundPort()
             try pki.writeKubeconfig(server: address)
-            var etcdAddress = listenClientUrls
-            etcdAddress.port = server.port
             print("etcd API on \(etcdAddress.url), secrets API on \(address.url), kubeconfig \(pki.kubeconfigPath)")
             print("ready to serve client requests")
             fflush(nil)
@@ -128,7 +132,7 @@ struct Serve: AsyncParsableCommand {
             ready.cancel()
             await server.shutdown(grace: .seconds(1))
             await etcd.shutdown()
-            throw error
+            throw error is IOError ? ListenFailure(url: listenSecretsUrl.url, reason: error) : error
         }
         await server.shutdown(grace: .seconds(2))
         await etcd.shutdown()
@@ -141,6 +145,13 @@ struct Serve: AsyncParsableCommand {
     private func clusterID(_ barrier: Barrier) -> UInt64 {
         barrier.keyring.id.bytes.prefix(8).reduce(0) { $0 << 8 | UInt64($1) }
     }
+}
+
+/// An address that cannot be listened on.
+struct ListenFailure: Error, CustomStringConvertible {
+    var url: String
+    var reason: any Error
+    var description: String { "cannot listen on \(url): \(reason)" }
 }
 
 @Sendable func wallMilliseconds() -> UInt64 { UInt64(max(0, Date().timeIntervalSince1970) * 1000) }
