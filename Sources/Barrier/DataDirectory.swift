@@ -84,7 +84,10 @@ package final class DataDirectory: Sendable {
             let (sealFile, root) = try unseal(path, source)
             let keyring = Keyring(id: sealFile.keyring, root: root)
             let record = try memberKey(path, keyring, now: now)
-            let fileKey = try FileKey(key: try keyring.unwrap(record), generation: record.generation)
+            let fileKey: FileKey
+            do { fileKey = try FileKey(key: try keyring.unwrap(record), generation: record.generation) } catch {
+                throw DataDirectoryError.wrongSeal("\(path)/seal does not open \(path)/member: one of them is damaged or belongs to another keyring (\(error))")
+            }
             return DataDirectory(path: path, keyring: keyring, member: record.member, fileKey: fileKey, lock: lock)
         } catch {
             lock.close()
