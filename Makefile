@@ -13,9 +13,16 @@ build: setup-build
 	$(SWIFT_BUILD) -c release --product coffer-agent
 	$(SWIFT_BUILD) -c release --product cofferctl
 
+# Cores first, side by side. Then what works with threads, sockets, mounts and real programs: one test at a time, each
+# folder in a process of its own, so that none of them waits for another one's event loops.
+CORES = Basics|SecretMemory|Raft|WriteAheadLog|MVCC|Replica|Sealing|FileSealing|Resources|Access|Mounts|Audit|Certificates|NodeProtocol|EtcdProtocol|ObjectStore|APIClient|Commands|Tidy
+SHELLS = Storage ReplicaService Barrier KeyVault Coffer RPC EtcdServer APIServer NodeAgent Conformance
+TEST = timeout --kill-after=10 900 swift test --skip-build
+
 test: setup-test
 	$(SWIFT_BUILD) --build-tests
-	swift test --skip-build
+	$(TEST) --filter '^($(CORES))Tests\.'
+	@set -e; for target in $(SHELLS); do echo "== $$target"; $(TEST) --no-parallel --filter "^$${target}Tests\\."; done
 
 bench: setup-bench build
 	COFFER_BENCHMARKS=1 $(SWIFT_BUILD) -c release --product coffer-bench
