@@ -2,26 +2,26 @@
 package struct MalformedBytes: Error, Equatable, CustomStringConvertible {
     package var what: String
     package var at: Int
-    package init(_ what: String, at: Int) { self.what = what; self.at = at }
+    @usableFromInline package init(_ what: String, at: Int) { self.what = what; self.at = at }
     package var description: String { "malformed bytes at offset \(at): \(what)" }
 }
 
-/// Writes our own formats: big-endian integers and length-prefixed bytes.
+/// Writes our own formats: big-endian integers and length-prefixed bytes. Inlinable, since unspecialised it costs tenfold in other targets.
 package struct ByteWriter: Sendable {
-    package private(set) var bytes: Bytes
+    @usableFromInline package internal(set) var bytes: Bytes
     package init(capacity: Int = 64) { bytes = []; bytes.reserveCapacity(capacity) }
-    package mutating func write<T: FixedWidthInteger>(_ value: T) {
+    @inlinable package mutating func write<T: FixedWidthInteger>(_ value: T) {
         var shift = T.bitWidth - 8
         while shift >= 0 { bytes.append(UInt8(truncatingIfNeeded: value >> T(shift))); shift -= 8 }
     }
-    package mutating func write(bool value: Bool) { bytes.append(value ? 1 : 0) }
-    package mutating func write(raw value: some Sequence<UInt8>) { bytes.append(contentsOf: value) }
+    @inlinable package mutating func write(bool value: Bool) { bytes.append(value ? 1 : 0) }
+    @inlinable package mutating func write(raw value: some Sequence<UInt8>) { bytes.append(contentsOf: value) }
     /// u32 length, then the bytes.
-    package mutating func write(prefixed value: some Collection<UInt8>) {
+    @inlinable package mutating func write(prefixed value: some Collection<UInt8>) {
         write(UInt32(value.count)); bytes.append(contentsOf: value)
     }
     /// 0, or 1 and the length-prefixed bytes.
-    package mutating func write(optional value: Bytes?) {
+    @inlinable package mutating func write(optional value: Bytes?) {
         write(bool: value != nil)
         if let value { write(prefixed: value) }
     }
@@ -29,15 +29,15 @@ package struct ByteWriter: Sendable {
 
 /// Reads what `ByteWriter` wrote; throws `MalformedBytes`, never traps.
 package struct ByteReader: Sendable {
-    package let bytes: ArraySlice<UInt8>
-    private var position: Int
+    @usableFromInline package let bytes: ArraySlice<UInt8>
+    @usableFromInline var position: Int
     package init(_ bytes: Bytes) { self.init(bytes[...]) }
     package init(_ bytes: ArraySlice<UInt8>) { self.bytes = bytes; position = bytes.startIndex }
-    package var offset: Int { position - bytes.startIndex }
-    package var remaining: Int { bytes.endIndex - position }
+    @inlinable package var offset: Int { position - bytes.startIndex }
+    @inlinable package var remaining: Int { bytes.endIndex - position }
     package var isAtEnd: Bool { remaining == 0 }
 
-    package mutating func read<T: FixedWidthInteger>(_ type: T.Type = T.self) throws(MalformedBytes) -> T {
+    @inlinable package mutating func read<T: FixedWidthInteger>(_ type: T.Type = T.self) throws(MalformedBytes) -> T {
         let size = T.bitWidth / 8
         guard remaining >= size else { throw MalformedBytes("integer of \(size) bytes cut short", at: offset) }
         var value: T = 0

@@ -58,6 +58,7 @@ package final class ClientConnection: ChannelInboundHandler {
     private var nextStream = 1
     private var wrote = false
     private var grown = false
+    private var receiveWindow = WindowRefill(target: ClientConnection.windowBytes)
     private var goingAway = false
     private var failure: Status?
     private var sweep: Scheduled<Void>?
@@ -272,8 +273,8 @@ package final class ClientConnection: ChannelInboundHandler {
 
     package func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
         if let event = event as? NIOHTTP2WindowUpdatedEvent {
-            guard event.streamID == .rootStream, let window = event.inboundWindowSize, window < Self.windowBytes / 2, grown else { return }
-            write(.rootStream, .windowUpdate(windowSizeIncrement: Self.windowBytes - window))
+            guard event.streamID == .rootStream, let window = event.inboundWindowSize, let increment = receiveWindow.increment(window) else { return }
+            write(.rootStream, .windowUpdate(windowSizeIncrement: increment))
         } else if let event = event as? StreamClosedEvent {
             uncredited[event.streamID] = nil
             end(event.streamID, Status(.unavailable, "the stream was closed"))

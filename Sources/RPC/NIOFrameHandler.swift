@@ -13,6 +13,7 @@ final class NIOFrameHandler: ChannelInboundHandler, FrameLayer, NIOHTTP2FrameDel
     private let requiresTLS: Bool
     private var context: ChannelHandlerContext?
     private var connectionWindowGrown = false
+    private var receiveWindow = WindowRefill(target: TransportLimits.connectionWindowBytes)
     /// The frames that the HTTP/2 handler wrote by itself, which tell a stream's error from the connection's.
     private var writingOwnFrame = false
     private var handlerReset = false
@@ -83,9 +84,9 @@ final class NIOFrameHandler: ChannelInboundHandler, FrameLayer, NIOHTTP2FrameDel
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
         let type = ObjectIdentifier(Swift.type(of: event))
         if type == ObjectIdentifier(NIOHTTP2WindowUpdatedEvent.self) {
-            guard let event = event as? NIOHTTP2WindowUpdatedEvent, event.streamID == .rootStream,
-                  let window = event.inboundWindowSize, window < TransportLimits.connectionWindowBytes / 2, connectionWindowGrown else { return }
-            write(.connection, .windowUpdate(windowSizeIncrement: TransportLimits.connectionWindowBytes - window))
+            guard let event = event as? NIOHTTP2WindowUpdatedEvent, event.streamID == .rootStream, let window = event.inboundWindowSize,
+                  let increment = receiveWindow.increment(window) else { return }
+            write(.connection, .windowUpdate(windowSizeIncrement: increment))
             context.flush()
         } else if type == ObjectIdentifier(StreamClosedEvent.self) {
             guard let event = event as? StreamClosedEvent else { return }
@@ -150,4 +151,22 @@ extension StreamID {
 
 extension HTTP2StreamID {
     init(_ id: StreamID) { self.init(Int(id.rawValue)) }
+}
+
+/// When to refill a window that NIOHTTP2 reports by events. Events are queued, so after a refill some still tell of the window before it.
+struct WindowRefill {
+    let target: Int
+    private var awaitsRefill = true
+    init(target: Int) { self.target = target }
+
+    /// By how much to refill, now that the window is said to be so large; `nil`: not at all.
+    mutating func increment(_ window: Int) -> Int? {
+        if window >= target / 2 {
+            awaitsRefill = false
+            return nil
+        }
+        guard !awaitsRefill else { return nil }
+        awaitsRefill = true
+        return target - window
+    }
 }

@@ -55,11 +55,14 @@ final class EchoService: ConnectionService {
         transport.finish(stream, .ok)
         transport.flush()
     }
-    func reset(_ stream: StreamID, method: Int) { resets() }
+    func reset(_ stream: StreamID, method: Int) {
+        mayFlood = false
+        resets()
+    }
     func writability(_ writable: Bool, of stream: StreamID, method: Int) {
         mayFlood = writable
         pauses(writable)
     }
     func readComplete() {}
-    func closed() {}
+    func closed() { mayFlood = false }
 }

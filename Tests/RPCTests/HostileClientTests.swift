@@ -1,0 +1,139 @@
+import Basics
+import Logging
+import NIOConcurrencyHelpers
+import NIOCore
+import NIOPosix
+import RPC
+import Testing
+
+/// A client that speaks frames byte by byte, against both kinds of frames.
+@Suite(.serialized) struct HostileClientTests {
+    private static let group = MultiThreadedEventLoopGroup.singleton
+    private static let preface = Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8)
+
+    private func frame(_ type: UInt8, flags: UInt8 = 0, stream: UInt32 = 0, _ payload: [UInt8] = []) -> [UInt8] {
+        let length = payload.count
+        return [UInt8(length >> 16), UInt8(length >> 8 & 255), UInt8(length & 255), type, flags]
+            + [UInt8(stream >> 24), UInt8(stream >> 16 & 255), UInt8(stream >> 8 & 255), UInt8(stream & 255)] + payload
+    }
+    /// POST /echo/Unary, application/grpc, as literals.
+    private func head(_ path: String = "/echo/Unary") -> [UInt8] {
+        func text(_ text: String) -> [UInt8] { [UInt8(text.utf8.count)] + Array(text.utf8) }
+        return [0x83, 0x86, 0x04] + text(path) + [0x00] + text("content-type") + text("application/grpc") + [0x00] + text("te") + text("trailers")
+    }
+
+    private final class Collector: ChannelInboundHandler {
+        typealias InboundIn = ByteBuffer
+        private let sink: NIOLockedValueBox<[UInt8]>
+        init(_ sink: NIOLockedValueBox<[UInt8]>) { self.sink = sink }
+        func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+            let bytes = Self.unwrapInboundIn(data).readableBytesView
+            sink.withLockedValue { $0 += bytes }
+        }
+        func errorCaught(context: ChannelHandlerContext, error: any Error) { context.close(promise: nil) }
+    }
+
+    /// Sends, and answers what comes back until the server closes or `isEnough`.
+    private func exchange(
+        _ frames: Server.Frames, _ bytes: [UInt8], isEnough: @Sendable ([UInt8]) -> Bool = { _ in false }
+    ) async throws -> (received: [UInt8], closed: Bool) {
+        let server = try await Server.listen(
+            .init(host: "127.0.0.1", port: 0, frames: frames), group: Self.group, factory: EchoFactory(), logger: Logger(label: "test"))
+        let received = NIOLockedValueBox<[UInt8]>([]), closed = NIOLockedValueBox(false)
+        let channel = try await ClientBootstrap(group: Self.group).channelInitializer { channel in
+            channel.eventLoop.makeCompletedFuture { try channel.pipeline.syncOperations.addHandler(Collector(received)) }
+        }.connect(host: "127.0.0.1", port: server.port).get()
+        channel.closeFuture.whenComplete { _ in closed.withLockedValue { $0 = true } }
+        try? await channel.writeAndFlush(ByteBuffer(bytes: bytes))
+        let deadline = ContinuousClock.now + .seconds(10)
+        while !closed.withLockedValue({ $0 }), !isEnough(received.withLockedValue { $0 }), ContinuousClock.now < deadline {
+            try await Task.sleep(for: .milliseconds(2))
+        }
+        let result = (received.withLockedValue { $0 }, closed.withLockedValue { $0 })
+        try? await channel.close()
+        await server.shutdown(grace: .milliseconds(50))
+        return result
+    }
+    private func begun(_ frames: [UInt8]...) -> [UInt8] { Self.preface + frame(4) + frames.flatMap { $0 } }
+    /// Frames of a type in what a server sent.
+    private static func count(_ type: UInt8, in bytes: [UInt8]) -> Int {
+        var position = 0, count = 0
+        while position + 9 <= bytes.count {
+            if bytes[position + 3] == type { count += 1 }
+            position += 9 + Int(bytes[position]) << 16 + Int(bytes[position + 1]) << 8 + Int(bytes[position + 2])
+        }
+        return count
+    }
+
+    @Test("a call spoken byte by byte is answered with headers, data and trailers", arguments: Server.Frames.allCases)
+    func answers(frames: Server.Frames) async throws {
+        let request: [UInt8] = [0, 0, 0, 0, 2, 7, 9]
+        let (received, closed) = try await exchange(frames, begun(frame(1, flags: 4, stream: 1, head()), frame(0, flags: 1, stream: 1, request))) {
+            Self.count(1, in: $0) >= 2
+        }
+        #expect(!closed && Self.count(1, in: received) == 2 && Self.count(0, in: received) == 1)
+        #expect(received.indices.contains { received[$0...].starts(with: request) })
+    }
+
+    @Test("what breaks the protocol ends the connection with GOAWAY", arguments: Server.Frames.allCases)
+    func endsConnections(frames: Server.Frames) async throws {
+        var openings: [[UInt8]] = [
+            frame(0, stream: 1, [1]), frame(1, flags: 4, stream: 2, head()), frame(1, flags: 4, stream: 1, [0xff, 0xff, 0xff, 0xff, 0xff]),
+            frame(8, [0, 0, 0, 0]), frame(8, [0x7f, 0xff, 0xff, 0xff]) + frame(8, [0x7f, 0xff, 0xff, 0xff]), frame(4, [0, 4, 0xff, 0xff, 0xff, 0xff]),
+            frame(3, stream: 99, [0, 0, 0, 8]), frame(1, stream: 1, head()) + frame(6, [UInt8](repeating: 0, count: 8)),
+        ]
+        if frames == .own { openings.append(frame(5, stream: 1, [0, 0, 0, 2])) }  // swift-nio-http2 resets the stream only.
+        for opening in openings {
+            let (received, closed) = try await exchange(frames, begun(opening))
+            #expect(closed && Self.count(7, in: received) >= 1, "\(opening.prefix(12))")
+        }
+    }
+
+    @Test("a flood of resets ends the connection", arguments: Server.Frames.allCases)
+    func endsResetFloods(frames: Server.Frames) async throws {
+        var flood: [UInt8] = []
+        for call in 0..<6_000 {
+            let stream = UInt32(call * 2 + 1)
+            flood += frame(1, flags: 4, stream: stream, head("/echo/Never")) + frame(3, stream: stream, [0, 0, 0, 8])
+        }
+        #expect(try await exchange(frames, begun(flood)).closed)
+    }
+
+    @Test("a flood of pings ends the connection", arguments: Server.Frames.allCases)
+    func endsPingFloods(frames: Server.Frames) async throws {
+        let ping = frame(6, [UInt8](repeating: 0, count: 8))
+        #expect(try await exchange(frames, begun([UInt8]((0..<25_000).flatMap { _ in ping }))).closed)
+    }
+
+    @Test("data after the end of a call does not call again", arguments: Server.Frames.allCases)
+    func refusesDataAfterTheEnd(frames: Server.Frames) async throws {
+        let request = frame(0, flags: 1, stream: 1, [0, 0, 0, 0, 0])
+        let (received, _) = try await exchange(frames, begun(frame(1, flags: 4, stream: 1, head("/echo/Never")), request, request, frame(6, [UInt8](repeating: 0, count: 8)))) {
+            Self.count(6, in: $0) >= 1
+        }
+        #expect(Self.count(0, in: received) == 0)
+    }
+
+    @Test("an answer waits for the client's windows, piece by piece")
+    func waitsForWindows() async throws {
+        // Windows of ten bytes for streams, then five more by update: fifteen of twenty arrive.
+        let small = frame(4, [0, 4, 0, 0, 0, 10])
+        let request: [UInt8] = [0, 0, 0, 0, 15] + [UInt8](repeating: 7, count: 15)
+        let (received, closed) = try await exchange(.own, begun(small, frame(1, flags: 4, stream: 1, head()), frame(0, flags: 1, stream: 1, request), frame(8, stream: 1, [0, 0, 0, 5]))) {
+            Self.count(0, in: $0) >= 2
+        }
+        #expect(!closed && Self.count(1, in: received) == 1, "trailers wait behind the data")
+        let (whole, _) = try await exchange(
+            .own, begun(small, frame(1, flags: 4, stream: 1, head()), frame(0, flags: 1, stream: 1, request), frame(8, stream: 1, [0, 0, 0, 5]), frame(4, [0, 4, 0, 0, 0, 20]))
+        ) { Self.count(1, in: $0) >= 2 }
+        #expect(Self.count(1, in: whole) == 2 && Self.count(0, in: whole) == 3)
+    }
+
+    @Test("more streams than may be are refused, not served", arguments: Server.Frames.allCases)
+    func boundsStreams(frames: Server.Frames) async throws {
+        var calls: [UInt8] = []
+        for call in 0..<1_100 { calls += frame(1, flags: 4, stream: UInt32(call * 2 + 1), head("/echo/Never")) }
+        let (received, closed) = try await exchange(frames, begun(calls)) { Self.count(3, in: $0) >= 100 }
+        #expect(closed || Self.count(3, in: received) == 100)
+    }
+}
