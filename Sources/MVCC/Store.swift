@@ -89,9 +89,12 @@ package struct Store: ~Copyable, Sendable {
         var dataKey: UInt32?
     }
 
-    /// Refuses a put as etcd does, and one sealed (or copied) under a key that is not active.
-    func check(_ put: PutRequest) -> Result<CheckedPut, CommandRefusal> {
+    /// Refuses a put as etcd does, and one sealed (or copied) under a key that is not active. Of several reasons etcd names the missing key
+    /// first within a transaction, and the missing lease first without one.
+    func check(_ put: PutRequest, inTransaction: Bool) -> Result<CheckedPut, CommandRefusal> {
         guard !put.key.isEmpty, put.key.count <= Limits.keyBytesMax else { return .failure(.limitReached) }
+        let lacksLease = put.lease != 0 && leases[put.lease] == nil
+        if lacksLease, !inTransaction { return .failure(.leaseNotFound) }
         if case .unchanged = put.value {
             guard let entry = index.find(put.key), entry.isLive else { return .failure(.keyNotFound) }
             let dataKey = entry.latest.dataKey
@@ -99,7 +102,7 @@ package struct Store: ~Copyable, Sendable {
         } else if put.keepsLease {
             guard let entry = index.find(put.key), entry.isLive else { return .failure(.keyNotFound) }
         }
-        if put.lease != 0, leases[put.lease] == nil { return .failure(.leaseNotFound) }
+        if lacksLease { return .failure(.leaseNotFound) }
         guard case .sealed(let value) = put.value else { return .success(CheckedPut(dataKey: nil)) }
         return keys.activeNumber(of: value.dataKey).map { CheckedPut(dataKey: $0) }
     }
@@ -123,7 +126,8 @@ package struct Store: ~Copyable, Sendable {
         }
         let written = KeyVersion(key: put.key, revision: next, createRevision: cell.create, version: cell.version, lease: lease)
         let value: Record.Value
-        var event = WatchEvent(kind: .put, version: written, previous: watchPrevious(entry, put.key, latest))
+        // A key made (anew) has none before it, even when the transaction has deleted it: etcd's rule.
+        var event = WatchEvent(kind: .put, version: written, previous: isNew ? nil : watchPrevious(entry, put.key, latest))
         switch put.value {
         case .sealed(let sealed):
             value = .sealed(sealed)
@@ -186,7 +190,7 @@ package struct Store: ~Copyable, Sendable {
     // MARK: Puts and deletes
 
     private mutating func applyPut(_ request: PutRequest, _ applied: inout Applied) -> Result<CommandResult, CommandRefusal> {
-        switch check(request) {
+        switch check(request, inTransaction: false) {
         case .failure(let refusal): return .failure(refusal)
         case .success(let checked):
             let previous = write(request, checked, &applied)

@@ -143,7 +143,8 @@ extension Store {
     private func event(of entry: KeyEntry, at revision: Revision) -> WatchEvent {
         let key = entry.key
         guard let cell = index.cell(of: entry, written: revision) else { preconditionFailure("an event without its version") }
-        let previous = index.cell(of: entry, at: revision.main - 1).map { version(key, $0) }
+        let isMade = !cell.isTombstone && cell.create == cell.main
+        let previous = isMade ? nil : index.cell(of: entry, at: revision.main - 1).map { version(key, $0) }
         return WatchEvent(kind: cell.isTombstone ? .delete : .put, version: version(key, cell), previous: previous)
     }
 }

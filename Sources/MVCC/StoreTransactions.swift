@@ -75,7 +75,7 @@ extension Store {
             switch operation {
             case .range: break
             case .put(let put):
-                let checked = try check(put).get()
+                let checked = try check(put, inTransaction: true).get()
                 if put.value == .unchanged || put.keepsLease, plan.deleted.contains(where: { $0.contains(put.key) }) { plan.putsDeletedKey = true }
                 plan.puts.append(checked)
             case .deleteRange(let request): plan.deleted.append(request.range)

@@ -62,8 +62,8 @@ struct Model {
 
     func changes(_ range: KeyRange, from: Int64, through: Int64) -> [WatchEvent] {
         history.filter { $0.version.revision.main >= from && $0.version.revision.main <= through && range.contains($0.version.key) }.map { change in
-            let before = change.version.revision.main - 1
-            let previous = before >= compactRevision ? state(at: before).first { $0.version.key == change.version.key }?.version : nil
+            let before = change.version.revision.main - 1, isMade = change.value != nil && change.version.version == 1
+            let previous = isMade ? nil : before >= compactRevision ? state(at: before).first { $0.version.key == change.version.key }?.version : nil
             return WatchEvent(kind: change.value == nil ? .delete : .put, version: change.version, previous: previous)
         }
     }
@@ -81,7 +81,9 @@ struct Model {
 
     private mutating func execute(_ command: Command) throws(CommandRefusal) -> CommandResult {
         switch command {
-        case .put(let request): return .operation(try put(request))
+        case .put(let request):
+            if request.lease != 0, leases[request.lease] == nil { throw .leaseNotFound }
+            return .operation(try put(request))
         case .deleteRange(let request): return .operation(delete(request))
         case .transaction(let transaction, _):
             try Self.checkDuplicates(transaction)
