@@ -39,12 +39,17 @@ final class Daemon: Sendable {
     deinit { running.withLock { $0?.child.signal(SIGKILL) } }
 
     /// Starts one, hands it to `body` and ends it, whatever happens. A daemon that died by itself fails the test.
-    static func with<Result>(_ extra: String..., body: (Daemon) async throws -> Result) async throws -> Result {
-        let daemon = try Daemon(extra: extra)
+    static func with<Result>(_ extra: String..., started: Bool = true, body: (Daemon) async throws -> Result) async throws -> Result {
+        try await Turn.taken { try await run(Daemon(extra: extra), started: started, body) }
+    }
+
+    private static func run<Result>(_ daemon: Daemon, started: Bool, _ body: (Daemon) async throws -> Result) async throws -> Result {
         do {
-            try await daemon.start()
+            if started { try await daemon.start() }
             let result = try await body(daemon)
-            if case .killed(let signal)? = daemon.child.ending, signal != SIGKILL { Issue.record("cofferd died of signal \(signal)\n\(daemon.log.suffix(4000))") }
+            if case .killed(let signal)? = daemon.running.withLock({ $0?.child.ending }), signal != SIGKILL {
+                Issue.record("cofferd died of signal \(signal)\n\(daemon.log.suffix(4000))")
+            }
             try await daemon.kill()
             return result
         } catch {
@@ -67,11 +72,17 @@ final class Daemon: Sendable {
     /// The backtracer would print memory, and costs a minute in a debug build.
     static let environment = ["SWIFT_BACKTRACE": "enable=no"]
 
-    /// Starts it, or starts it again; returns when it says that it serves.
-    func start() async throws {
+    /// Starts it and leaves it to itself.
+    func launch() throws -> Child {
         let child = try Program.start(Self.program, arguments(), environment: Self.environment, in: home)
         logs.withLock { $0 += [child.outputPath, child.errorsPath] }
         running.withLock { $0 = Running(child: child, ports: Ports(etcd: 0, api: 0)) }
+        return child
+    }
+
+    /// Starts it, or starts it again; returns when it says that it serves.
+    func start() async throws {
+        let child = try launch()
         try await eventually("cofferd serves", withinSeconds: 60) {
             if let ending = child.ending { throw Child.Failure(description: "cofferd did not start: \(ending)\n\(child.errors)") }
             return child.output.contains("ready to serve client requests\n")
@@ -83,6 +94,7 @@ final class Daemon: Sendable {
 
     /// SIGKILL, as a crash.
     func kill() async throws {
+        guard let child = running.withLock({ $0?.child }) else { return }
         child.signal(SIGKILL)
         _ = try await child.ended(withinSeconds: 30)
     }
@@ -96,8 +108,8 @@ final class Daemon: Sendable {
     func etcdctl(_ arguments: String..., input: String? = nil) async throws -> Program {
         try await Program.run(try #require(Program.etcdctl), etcdctlFlags + arguments, environment: ["ETCDCTL_API": "3"], input: input, in: home)
     }
-    func startEtcdctl(_ arguments: String...) throws -> Child {
-        try Program.start(try #require(Program.etcdctl), etcdctlFlags + arguments, environment: ["ETCDCTL_API": "3"], in: home)
+    func startEtcdctl(_ arguments: String..., input: String? = nil) throws -> Child {
+        try Program.start(try #require(Program.etcdctl), etcdctlFlags + arguments, environment: ["ETCDCTL_API": "3"], input: input, in: home)
     }
     private var etcdctlFlags: [String] { ["--endpoints", "127.0.0.1:\(ports.etcd)"] }
 
@@ -109,6 +121,35 @@ final class Daemon: Sendable {
         try Program.start(try #require(Program.kubectl), kubectlFlags + arguments, environment: ["HOME": home.path], in: home)
     }
     private var kubectlFlags: [String] { ["--kubeconfig", kubeconfig, "--cache-dir", home.path + "/cache"] }
+}
+
+/// So many tests with daemons at one time; the others wait in line. One that starts a second daemon within its turn does not wait again.
+enum Turn {
+    private struct Line {
+        var free = 3
+        var waiting: [CheckedContinuation<Void, Never>] = []
+    }
+    private static let line = Mutex(Line())
+    @TaskLocal private static var isTaken = false
+
+    static func taken<Result>(_ body: () async throws -> Result) async throws -> Result {
+        if isTaken { return try await body() }
+        await withCheckedContinuation { continuation in
+            let isFree = line.withLock { line in
+                if line.free > 0 { line.free -= 1 } else {
+                    line.waiting.append(continuation)
+                    return false
+                }
+                return true
+            }
+            if isFree { continuation.resume() }
+        }
+        defer { line.withLock { line -> CheckedContinuation<Void, Never>? in
+            if line.waiting.isEmpty { line.free += 1; return nil }
+            return line.waiting.removeFirst()
+        }?.resume() }
+        return try await $isTaken.withValue(true) { try await body() }
+    }
 }
 
 /// The exit code and everything that was printed, as a failure's comment.
