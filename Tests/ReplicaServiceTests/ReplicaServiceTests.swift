@@ -181,12 +181,12 @@ struct ReplicaServiceTests {
     @Test("an expired lease's keys go in one revision; a keep-alive prevents it; time and keys are told")
     func leases() async throws {
         let directory = try TemporaryDirectory(), service = try await Fixture.started(directory), box = WatchBox(service)
-        guard case .lease(let id, let seconds) = try await service.propose(.leaseGrant(id: 0, seconds: 1)).result else { Issue.record("no lease"); return }
-        #expect(id > 0 && seconds == 1)
+        guard case .lease(let id, let seconds) = try await service.propose(.leaseGrant(id: 0, seconds: 2)).result else { Issue.record("no lease"); return }
+        #expect(id > 0 && seconds == 2)
         for key in ["a", "b", "c"] { _ = try await service.propose(Fixture.put(key, "v", lease: id)) }
         guard case .leaseStatus(let status, _) = try await service.ask(.leaseStatus(id, withKeys: true)) else { Issue.record("no status"); return }
-        #expect(status.grantedSeconds == 1 && status.keys.count == 3)
-        guard case .leaseKeptAlive(_, seconds: 1, _) = try await service.ask(.leaseKeepAlive(id)) else { Issue.record("not kept alive"); return }
+        #expect(status.grantedSeconds == 2 && status.keys.count == 3)
+        guard case .leaseKeptAlive(_, seconds: 2, _) = try await service.ask(.leaseKeepAlive(id)) else { Issue.record("not kept alive"); return }
         service.watch(Fixture.everything, sink: box)
         #expect(await eventually { box.events.count == 3 })
         #expect(Set(box.events.map(\.version.revision.main)).count == 1 && box.events.allSatisfy { $0.kind == .delete })
