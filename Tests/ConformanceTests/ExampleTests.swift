@@ -7,8 +7,9 @@ import Testing
           .enabled(if: Program.isRoot, "mounting tmpfs needs root"), .timeLimit(.minutes(5)))
     func oneNode() async throws {
         let example = Program.root.appendingPathComponent("examples/one-node/run")
+        let ports = try RawConnection.freePorts(2)
         let run = try await Program.run(example, environment: [
-            "ONCE": "1", "COFFER_BIN": Program.folder.path, "COFFER_ETCD_PORT": "23791", "COFFER_API_PORT": "26443",
+            "ONCE": "1", "COFFER_BIN": Program.folder.path, "COFFER_ETCD_PORT": "\(ports[0])", "COFFER_API_PORT": "\(ports[1])",
             "COFFER_RUN": ".run/one-node-test",
         ], withinSeconds: 240)
         #expect(run.status == 0, Comment(rawValue: run.text))

@@ -10,6 +10,22 @@ enum RawConnection {
         }
     }
 
+    /// Ports that nobody listens on just now, for programs that cannot be asked which one they chose.
+    static func freePorts(_ count: Int) throws -> [Int] {
+        let descriptors = (0..<count).map { _ in socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0) }
+        defer { for descriptor in descriptors { close(descriptor) } } // only at the end: so they differ
+        return try descriptors.map { descriptor in
+            var address = sockaddr_in(), length = socklen_t(MemoryLayout<sockaddr_in>.size)
+            address.sin_family = sa_family_t(AF_INET)
+            address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
+            let code = withUnsafeMutablePointer(to: &address) { pointer in
+                pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { bind(descriptor, $0, length) == 0 ? getsockname(descriptor, $0, &length) : -1 }
+            }
+            guard code == 0 else { throw Child.Failure(description: "bind: \(errno)") }
+            return Int(in_port_t(bigEndian: address.sin_port))
+        }
+    }
+
     private static func blockingExchange(_ port: Int, _ bytes: [UInt8], _ seconds: Int) throws -> [UInt8] {
         let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw Child.Failure(description: "socket: \(errno)") }
