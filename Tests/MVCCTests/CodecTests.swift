@@ -72,11 +72,13 @@ struct CodecTests {
         for _ in 0..<6_000 {
             var candidate: Bytes
             if Bool.random(using: &random) {
-                candidate = [1, UInt8.random(in: 0...11, using: &random)] + (0..<Int.random(in: 0..<60, using: &random)).map { _ in .random(in: 0...9, using: &random) }
+                let count = Int.random(in: 0..<60, using: &random)
+                candidate = [1, UInt8.random(in: 0...11, using: &random)] + (0..<count).map { _ in .random(in: 0...9, using: &random) }
             } else {
                 candidate = generator.command(20).encode()
                 for _ in 0..<Int.random(in: 1...3, using: &random) {
-                    candidate[Int.random(in: 0..<candidate.count, using: &random)] = [0, 1, 2, 255, UInt8.random(in: 0...255, using: &random)].randomElement(using: &random)!
+                    let at = Int.random(in: 0..<candidate.count, using: &random), any = UInt8.random(in: 0...255, using: &random)
+                    candidate[at] = [0, 1, 2, 255, any].randomElement(using: &random)!
                 }
             }
             guard let command = try? Command(decoding: candidate) else { continue }

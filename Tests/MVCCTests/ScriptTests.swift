@@ -244,7 +244,8 @@ private final class StoreShell {
         switch result {
         case .failure(let refusal): return "refused: \(refusal)"
         case .success(.none): return "ok"
-        case .success(.lease(let id, let seconds)): return "lease \(id), \(seconds) s" + (bench.last.records.isEmpty ? "" : ", revision \(bench.store.revision)")
+        case .success(.lease(let id, let seconds)):
+            return "lease \(id), \(seconds) s" + (bench.last.records.isEmpty ? "" : ", revision \(bench.store.revision)")
         case .success(.resealed(let count)): return "\(count) resealed"
         case .success(.operation(let operation)): return (lines(operation) + ["revision \(bench.store.revision)"]).joined(separator: "\n")
         }
