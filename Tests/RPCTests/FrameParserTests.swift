@@ -33,7 +33,8 @@ import Testing
         let bytes = begun(
             frame(4, [0, 4, 0, 1, 0, 0]), frame(4, flags: 1), frame(1, flags: 0x4, stream: 1, [0x82, 0x84]),
             frame(0, flags: 0x8, stream: 1, [2, 7, 0, 0]), frame(0, flags: 1, stream: 1), frame(6, [1, 2, 3, 4, 5, 6, 7, 8]), frame(6, flags: 1, [UInt8](repeating: 0, count: 8)),
-            frame(8, stream: 1, [0x80, 0, 1, 0]), frame(3, stream: 1, [0, 0, 0, 8]), frame(2, stream: 5, [0, 0, 0, 3, 9]), frame(200, stream: 1, [1]), frame(7, [UInt8](repeating: 0, count: 8)))
+            frame(8, stream: 1, [0x80, 0, 1, 0]), frame(3, stream: 1, [0, 0, 0, 8]),
+            frame(2, stream: 5, [0, 0, 0, 3, 9]), frame(200, stream: 1, [1]), frame(7, [UInt8](repeating: 0, count: 8)))
         let one = StreamID(1)
         #expect(try parse(bytes, piece: piece) == [
             .settings([]), .settings([.init(identifier: 4, value: 65_536)]), .settingsAcknowledged,

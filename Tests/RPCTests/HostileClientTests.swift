@@ -119,7 +119,8 @@ import Testing
         // Windows of ten bytes for streams, then five more by update: fifteen of twenty arrive.
         let small = frame(4, [0, 4, 0, 0, 0, 10])
         let request: [UInt8] = [0, 0, 0, 0, 15] + [UInt8](repeating: 7, count: 15)
-        let (received, closed) = try await exchange(.own, begun(small, frame(1, flags: 4, stream: 1, head()), frame(0, flags: 1, stream: 1, request), frame(8, stream: 1, [0, 0, 0, 5]))) {
+        let frames = begun(small, frame(1, flags: 4, stream: 1, head()), frame(0, flags: 1, stream: 1, request), frame(8, stream: 1, [0, 0, 0, 5]))
+        let (received, closed) = try await exchange(.own, frames) {
             Self.count(0, in: $0) >= 2
         }
         #expect(!closed && Self.count(1, in: received) == 1, "trailers wait behind the data")
