@@ -1,6 +1,5 @@
 import EtcdProtocol
 import NIOCore
-import NIOHPACK
 import NIOPosix
 import RPC
 
@@ -24,7 +23,6 @@ struct Measurement: Sendable {
     var p99Microseconds: Double
     var cpuPerRequestMicroseconds: Double
     var residentMebibytes: Double
-    var failures: Int
 }
 
 /// A server under test: where it listens, and its process, whose CPU time is what the kernel counted.
@@ -58,74 +56,8 @@ struct ServerUnderTest: Sendable {
     }
 }
 
-/// One connection's share of the clients. Event loop only.
-private final class Driver: AnswerReceiver {
-    private let connection: ClientConnection
-    private let headers: HPACKHeaders
-    private var template: ByteBuffer
-    private let keyOffset: Int
-    private let keys: Int
-    private var generator: SeededDigits
-    private var begun: [UInt64]
-    private let clients: Int
-    var measures = false
-    var stopped = false
-    private(set) var open = 0
-    private(set) var answered = 0
-    private(set) var failures = 0
-    private(set) var lastFailure: Status?
-    var latencies = Histogram()
-
-    init(_ connection: ClientConnection, _ load: Load, clients: Int, seed: UInt64) throws {
-        self.connection = connection
-        self.clients = clients
-        keys = load.keys
-        generator = SeededDigits(seed: seed)
-        begun = Array(repeating: 0, count: clients)
-        let key = Array("bench/00000000".utf8)
-        switch load.kind {
-        case .put:
-            headers = connection.headers(path: "/etcdserverpb.KV/Put")
-            let request = PutRequestMessage(key: key, value: ByteBuffer(repeating: 0x76, count: load.valueBytes))
-            template = try MessageFraming.framed(capacity: 512, allocator: ByteBufferAllocator()) { buffer throws in try request.encode(into: &buffer) }
-        case .range:
-            headers = connection.headers(path: "/etcdserverpb.KV/Range")
-            let request = RangeRequestMessage(key: key)
-            template = try MessageFraming.framed(capacity: 64, allocator: ByteBufferAllocator()) { buffer throws in try request.encode(into: &buffer) }
-        }
-        // Both requests begin with the key: prefix, tag, length, "bench/", then the digits.
-        keyOffset = MessageFraming.prefixBytes + 2 + 6
-    }
-
-    func start() {
-        for client in 0..<clients { send(client) }
-        connection.flush()
-    }
-
-    private func send(_ client: Int) {
-        var message = template
-        message.setBytes(generator.digits(below: keys), at: keyOffset)
-        open += 1
-        begun[client] = monotonicNanoseconds()
-        connection.call(headers, message: message, token: client, receiver: self)
-    }
-
-    func answered(_ token: Int, _ result: Result<ByteBuffer, Status>) {
-        open -= 1
-        if case .failure(let status) = result {
-            failures += 1
-            lastFailure = status
-        }
-        if measures {
-            answered += 1
-            latencies.add(nanoseconds: monotonicNanoseconds() - begun[token])
-        }
-        if !stopped, failures < 1_000 { send(token) }
-    }
-}
-
 /// Eight decimal digits at random (SplitMix64).
-private struct SeededDigits {
+struct SeededDigits {
     private var state: UInt64
     init(seed: UInt64) { state = seed }
     mutating func digits(below bound: Int) -> [UInt8] {
@@ -145,17 +77,13 @@ private struct SeededDigits {
 
 extension Load {
     func run(against server: ServerUnderTest, group: any EventLoopGroup) async throws -> Measurement {
-        var clientsOfAll: [Client] = []
-        for _ in 0..<connections { clientsOfAll.append(try await Client.connect(host: server.host, port: server.port, on: group)) }
-        var drivers: [NIOLoopBound<Driver>] = []
-        for (index, client) in clientsOfAll.enumerated() {
+        var channels: [(channel: any Channel, driver: NIOLoopBound<LeanClient>)] = []
+        for index in 0..<connections {
             let share = clients / connections + (index < clients % connections ? 1 : 0)
-            drivers.append(try await client.eventLoop.submit {
-                NIOLoopBound(try Driver(client.connection.value, self, clients: share, seed: UInt64(index) &* 0x1234_5678_9abc), eventLoop: client.eventLoop)
-            }.get())
+            channels.append(try await LeanClient.connect(self, to: server, clients: share, seed: UInt64(index) &* 0x1234_5678_9abc, group: group))
         }
-        func each(_ body: @escaping @Sendable (Driver) -> Void) async throws {
-            for (client, driver) in zip(clientsOfAll, drivers) { try await client.eventLoop.submit { body(driver.value) }.get() }
+        func each(_ body: @escaping @Sendable (LeanClient) -> Void) async throws {
+            for (channel, driver) in channels { try await channel.eventLoop.submit { body(driver.value) }.get() }
         }
         try await each { $0.start() }
         try await Task.sleep(nanoseconds: UInt64(warmUpSeconds * 1e9))
@@ -165,25 +93,20 @@ extension Load {
         try await each { $0.measures = false }
         let elapsed = Double(monotonicNanoseconds() - begin) / 1e9, cpu = try server.cpuMicroseconds() - cpuBefore
         try await each { $0.stopped = true }
-        while true {
-            var open = 0
-            for (client, driver) in zip(clientsOfAll, drivers) { open += try await client.eventLoop.submit { driver.value.open }.get() }
-            if open == 0 { break }
-            try await Task.sleep(nanoseconds: 5_000_000)
-        }
-        var latencies = Histogram(), answered = 0, failures = 0, last: Status?
-        for (client, driver) in zip(clientsOfAll, drivers) {
-            let part = try await client.eventLoop.submit { (driver.value.latencies, driver.value.answered, driver.value.failures, driver.value.lastFailure) }.get()
+        var latencies = Histogram(), answered = 0, failure: String?
+        for (channel, driver) in channels {
+            while try await channel.eventLoop.submit({ driver.value.open > 0 && driver.value.failure == nil }).get() { try await Task.sleep(nanoseconds: 2_000_000) }
+            let part = try await channel.eventLoop.submit { (driver.value.latencies, driver.value.answered, driver.value.failure) }.get()
             latencies.merge(part.0)
             answered += part.1
-            failures += part.2
-            last = part.3 ?? last
+            failure = failure ?? part.2
+            try? await channel.close()
         }
-        for client in clientsOfAll { await client.close() }
-        guard answered > 0, failures == 0 else { throw Failure("\(failures) of \(name)'s requests failed: \(last.map(String.init(describing:)) ?? "no answer")") }
+        if let failure { throw Failure("\(name): \(failure)") }
+        guard answered > 0 else { throw Failure("\(name): no answer") }
         return Measurement(
             throughput: Double(answered) / elapsed, p50Microseconds: latencies.quantile(0.5), p99Microseconds: latencies.quantile(0.99),
-            cpuPerRequestMicroseconds: cpu / Double(answered), residentMebibytes: try server.residentMebibytes(), failures: failures)
+            cpuPerRequestMicroseconds: cpu / Double(answered), residentMebibytes: try server.residentMebibytes())
     }
 
     /// Writes each key once, so that ranges find what they ask for.

@@ -39,7 +39,7 @@ package enum InboundFrame: Equatable, Sendable {
     }
 }
 
-/// Bytes to frames, for a server. Knows the form of each frame and what may follow what within a header block; streams and windows
+/// Bytes to frames, for a server (or a client that wants no pushes). Knows the form of each frame and what may follow what within a header block; streams and windows
 /// are `FrameHandler`'s. Throws at the first byte that breaks the protocol; what it throws ends the connection.
 ///
 ///     preface ──▶ first SETTINGS ──▶ frames ◀──▶ header block (CONTINUATION of one stream only)
@@ -62,7 +62,10 @@ package struct FrameParser {
     private var state = State.preface
     private var pending = ByteBuffer()
 
-    package init() {}
+    package enum Role: Sendable { case server, client }
+
+    /// A client's parser expects no preface: a server begins with its SETTINGS.
+    package init(role: Role = .server) { if role == .client { state = .firstSettings } }
 
     /// What was not yet parsed: at most one frame.
     package var pendingBytes: Int { pending.readableBytes }
@@ -139,7 +142,7 @@ package struct FrameParser {
             try requireSize(payload.readableBytes == 4, "RST_STREAM")
             return .reset(stream)
         case 4: return try settings(stream, flags, payload)
-        case 5: throw HTTP2ConnectionError(.protocolError, "PUSH_PROMISE from a client")
+        case 5: throw HTTP2ConnectionError(.protocolError, "PUSH_PROMISE, which was not asked for")
         case 6:
             try require(stream.rawValue == 0, "PING on a stream")
             guard payload.readableBytes == 8, let opaque = payload.getInteger(at: payload.readerIndex, as: UInt64.self) else {
