@@ -46,6 +46,14 @@ import Testing
     func secondDaemon() async throws {
         try await Daemon.with { daemon in
             try await eventually("the next segment of the log is filled") { FileManager.default.fileExists(atPath: daemon.data + "/log/0000000000000002.log") }
+            // What the first daemon writes by itself (records are stored every 100 ms) is not the second one's doing.
+            var last = ""
+            try await eventually("the first daemon rests") {
+                try await Task.sleep(for: .milliseconds(400))
+                let present = try await Self.snapshot(daemon.data)
+                defer { last = present }
+                return present == last
+            }
             try await refused(daemon, says: "cofferd: ", "\(daemon.data) is in use by another process")
             #expect(daemon.isRunning)
             guard Program.etcdctl != nil else { return print("etcdctl is not installed: the first daemon is only seen running") }
