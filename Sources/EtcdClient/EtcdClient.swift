@@ -1,6 +1,7 @@
 package import Basics
 package import EtcdProtocol
 package import NIOCore
+package import NIOSSL
 import RPC
 
 /// etcd's API over one connection, for one server. No balancing and no retries: a call that fails says so, by a `Status`.
@@ -11,11 +12,21 @@ package struct EtcdClient: Sendable {
 
     private init(client: Client) { self.client = client }
 
-    /// Plaintext, for loopback.
-    package static func connect(host: String, port: Int, on group: any EventLoopGroup) async throws -> EtcdClient {
-        EtcdClient(client: try await Client.connect(host: host, port: port, on: group))
+    /// Without `tls` plaintext, for loopback.
+    package static func connect(
+        host: String, port: Int, tls: NIOSSLContext? = nil, timeout: TimeAmount = .seconds(5), on group: any EventLoopGroup
+    ) async throws -> EtcdClient {
+        EtcdClient(client: try await Client.connect(host: host, port: port, tls: tls, timeout: timeout, on: group))
     }
     package func close() async { await client.close() }
+    /// Whether new calls may begin; once not, never again.
+    package var isUsable: Bool { client.isUsable }
+    /// The same connection, with another bound on calls.
+    package func timed(_ timeout: TimeAmount) -> EtcdClient {
+        var copy = self
+        copy.timeout = timeout
+        return copy
+    }
 
     private func call<Request: WireMessage, Response: WireMessage>(_ path: String, _ request: Request) async throws -> Response {
         let answer = try await client.unary(path: path, message: try Self.framed(request, client.channel.allocator), timeout: timeout)
@@ -55,17 +66,22 @@ package struct EtcdClient: Sendable {
     package func leases() async throws -> LeaseLeasesResponseMessage { try await call("/etcdserverpb.Lease/LeaseLeases", EmptyMessage()) }
     /// Once. `seconds` 0 in the answer: there is no such lease.
     package func keepLeaseAlive(_ id: LeaseID) async throws -> LeaseResponseMessage {
-        let stream = try await client.stream(path: "/etcdserverpb.Lease/LeaseKeepAlive")
+        let stream = try await client.stream(path: "/etcdserverpb.Lease/LeaseKeepAlive", metadata: Self.requiresLeader, timeout: timeout)
         stream.send(try Self.framed(IdentifierMessage(id), client.channel.allocator))
         defer { stream.cancel() }
         for try await message in stream.messages { return try LeaseResponseMessage(decoding: message) }
-        throw Status(.unavailable, "the keep-alive stream ended without an answer")
+        throw Status(.unavailable, "the keep-alive stream ended without an answer", .lost)
     }
 
     // MARK: Watch, Cluster, Maintenance
 
-    package func watch() async throws -> WatchCall {
-        WatchCall(stream: try await client.stream(path: "/etcdserverpb.Watch/Watch"), allocator: client.channel.allocator)
+    /// A member that has no leader ends such a stream instead of leaving its client in the dark.
+    private static let requiresLeader = [("hasleader", "true")]
+
+    /// Of a `paced` one, say which messages were used: see `WatchCall.messages`.
+    package func watch(paced: Bool = false) async throws -> WatchCall {
+        let stream = try await client.stream(path: "/etcdserverpb.Watch/Watch", metadata: Self.requiresLeader, paced: paced)
+        return WatchCall(stream: stream, allocator: client.channel.allocator)
     }
     package func members() async throws -> MemberListResponseMessage { try await call("/etcdserverpb.Cluster/MemberList", EmptyMessage()) }
     package func status() async throws -> StatusResponseMessage { try await call("/etcdserverpb.Maintenance/Status", EmptyMessage()) }
@@ -83,5 +99,8 @@ package struct WatchCall: Sendable {
     package var responses: AsyncThrowingMapSequence<AsyncThrowingStream<ByteBuffer, any Error>, WatchResponseMessage> {
         stream.messages.map { try WatchResponseMessage(decoding: $0) }
     }
+    /// Undecoded; of a paced call the server sends no more than a window's bytes beyond those that `consumed` was told of.
+    package var messages: AsyncThrowingStream<ByteBuffer, any Error> { stream.messages }
+    package func consumed(_ message: ByteBuffer) { stream.consumed(message) }
     package func cancel() { stream.cancel() }
 }

@@ -9,18 +9,22 @@ package final class Client: Sendable {
     package let channel: any Channel
     package let connection: NIOLoopBound<ClientConnection>
     package var eventLoop: any EventLoop { channel.eventLoop }
+    private let gate: ConnectionGate
+    /// Whether new calls may begin; once not, never again.
+    package var isUsable: Bool { gate.isOpen }
 
-    private init(channel: any Channel, connection: NIOLoopBound<ClientConnection>) {
+    private init(channel: any Channel, connection: NIOLoopBound<ClientConnection>, gate: ConnectionGate) {
         self.channel = channel
         self.connection = connection
+        self.gate = gate
     }
 
     /// `tls` with the name to verify, or plaintext HTTP/2.
     package static func connect(
-        host: String, port: Int, tls: NIOSSLContext? = nil, on group: any EventLoopGroup
+        host: String, port: Int, tls: NIOSSLContext? = nil, timeout: TimeAmount = .seconds(5), on group: any EventLoopGroup
     ) async throws -> Client {
         let channel = try await ClientBootstrap(group: group)
-            .connectTimeout(.seconds(5))
+            .connectTimeout(timeout)
             .channelOption(.tcpOption(.tcp_nodelay), value: 1)
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
@@ -34,10 +38,11 @@ package final class Client: Sendable {
                 }
             }
             .connect(host: host, port: port).get()
-        let bound = try await channel.eventLoop.submit {
-            NIOLoopBound(try channel.pipeline.syncOperations.handler(type: ClientConnection.self), eventLoop: channel.eventLoop)
+        let (bound, gate) = try await channel.eventLoop.submit {
+            let connection = try channel.pipeline.syncOperations.handler(type: ClientConnection.self)
+            return (NIOLoopBound(connection, eventLoop: channel.eventLoop), connection.gate)
         }.get()
-        return Client(channel: channel, connection: bound)
+        return Client(channel: channel, connection: bound, gate: gate)
     }
 
     /// SNI takes names only; an address is verified from the certificate's addresses.
@@ -68,15 +73,19 @@ package final class Client: Sendable {
     }
 
     /// A call of many messages. `messages` ends when the server does, by throwing its status unless that is `.ok`.
-    package func stream(path: String, metadata: [(String, String)] = []) async throws -> ClientStream {
+    /// Of a `paced` one at most a window's bytes wait unread: see `ClientStream.consumed`.
+    package func stream(
+        path: String, metadata: [(String, String)] = [], timeout: TimeAmount? = nil, paced: Bool = false
+    ) async throws -> ClientStream {
         let (messages, continuation) = AsyncThrowingStream.makeStream(of: ByteBuffer.self)
         let id = try await eventLoop.submit { [connection] in
             let live = connection.value
-            let id = live.open(live.headers(path: path, metadata: metadata), receiver: StreamContinuation(continuation))
+            let id = live.open(
+                live.headers(path: path, metadata: metadata), timeout: timeout, paced: paced, receiver: StreamContinuation(continuation))
             live.flush()
             return id
         }.get()
-        guard let id else { throw Status(.unavailable, "the connection is closed") }
+        guard let id else { throw Status(.unavailable, "the connection is closed", .unsent) }
         return ClientStream(id: id, client: self, messages: messages)
     }
 
@@ -108,6 +117,11 @@ package struct ClientStream: Sendable {
             client.connection.value.send(message, on: id)
             client.connection.value.flush()
         }
+    }
+    /// Says that a message of a paced stream was used.
+    package func consumed(_ message: ByteBuffer) {
+        let bytes = message.readableBytes + MessageFraming.prefixBytes
+        client.eventLoop.execute { [client, id] in client.connection.value.consumed(bytes, of: id) }
     }
     package func halfClose() {
         client.eventLoop.execute { [client, id] in

@@ -1,10 +1,18 @@
 package import NIOCore
 package import NIOHPACK
 package import NIOHTTP2
+import Synchronization
 
 /// The end of a unary call. Called on the connection's event loop.
 package protocol AnswerReceiver: AnyObject {
     func answered(_ token: Int, _ result: Result<ByteBuffer, Status>)
+}
+
+/// Whether new calls may begin on a connection, for any thread to ask.
+package final class ConnectionGate: Sendable {
+    private let open = Atomic(true)
+    package var isOpen: Bool { open.load(ordering: .acquiring) }
+    func close() { open.store(false, ordering: .releasing) }
 }
 
 /// What a streaming call hears, on the connection's event loop.
@@ -31,6 +39,8 @@ package final class ClientConnection: ChannelInboundHandler {
         var assembler = ClientConnection.emptyAssembler
         var httpStatus = 200
         var deadline = NIODeadline.distantFuture
+        /// The window is given back by `consumed`, not as soon as messages are here.
+        var isPaced = false
     }
 
     private struct QueuedCall {
@@ -59,7 +69,8 @@ package final class ClientConnection: ChannelInboundHandler {
     private var wrote = false
     private var grown = false
     private var receiveWindow = WindowRefill(target: ClientConnection.windowBytes)
-    private var goingAway = false
+    private var goingAway = false { didSet { if goingAway { gate.close() } } }
+    package let gate = ConnectionGate()
     private var failure: Status?
     private var sweep: Scheduled<Void>?
     private let eventLoop: any EventLoop
@@ -90,7 +101,7 @@ package final class ClientConnection: ChannelInboundHandler {
         let queued = QueuedCall(
             headers: headers, message: message, token: token, receiver: receiver, deadline: timeout.map { .now() + $0 } ?? .distantFuture)
         guard calls.count < streamsMax, queue.isEmpty else {
-            guard isUsable else { return receiver.answered(token, .failure(failure ?? Self.closedStatus)) }
+            guard isUsable else { return receiver.answered(token, .failure((failure ?? Self.closedStatus).with(.unsent))) }
             queue.append(queued)
             if timeout != nil { scheduleSweep() }
             return
@@ -101,7 +112,7 @@ package final class ClientConnection: ChannelInboundHandler {
     private func begin(_ call: QueuedCall) {
         let timeout = call.deadline == .distantFuture ? nil : call.deadline - .now()
         guard let id = begin(Call(sink: .unary(call.receiver, token: call.token, answer: nil)), call.headers, timeout: timeout) else {
-            return call.receiver.answered(call.token, .failure(failure ?? Self.closedStatus))
+            return call.receiver.answered(call.token, .failure((failure ?? Self.closedStatus).with(.unsent)))
         }
         write(id, .data(.init(data: .byteBuffer(call.message), endStream: true)))
     }
@@ -111,9 +122,10 @@ package final class ClientConnection: ChannelInboundHandler {
     }
 
     /// A call of many messages; `nil` (and an `ended`) when the connection is gone.
-    package func open(_ headers: HPACKHeaders, receiver: any StreamReceiver) -> StreamID? {
-        guard let id = begin(Call(sink: .streaming(receiver)), headers, timeout: nil) else {
-            receiver.ended(failure ?? Self.closedStatus)
+    /// Of a `paced` one the server may send as much as the stream's window has until `consumed` says that messages were used.
+    package func open(_ headers: HPACKHeaders, timeout: TimeAmount? = nil, paced: Bool = false, receiver: any StreamReceiver) -> StreamID? {
+        guard let id = begin(Call(sink: .streaming(receiver), isPaced: paced), headers, timeout: timeout) else {
+            receiver.ended((failure ?? Self.closedStatus).with(.unsent))
             return nil
         }
         return StreamID(http2: id)
@@ -124,6 +136,13 @@ package final class ClientConnection: ChannelInboundHandler {
         write(HTTP2StreamID(stream), .data(.init(data: .byteBuffer(message))))
     }
 
+    /// Messages of a paced call, with their prefixes, that were used.
+    package func consumed(_ bytes: Int, of stream: StreamID) {
+        guard calls[HTTP2StreamID(stream)] != nil else { return }
+        creditStream(HTTP2StreamID(stream), bytes)
+        flush()
+    }
+
     package func halfClose(_ stream: StreamID) {
         guard calls[HTTP2StreamID(stream)] != nil else { return }
         write(HTTP2StreamID(stream), .data(.init(data: .byteBuffer(ByteBuffer()), endStream: true)))
@@ -131,7 +150,7 @@ package final class ClientConnection: ChannelInboundHandler {
 
     /// Ends a call; its receiver hears `cancelled`.
     package func cancel(_ stream: StreamID) {
-        abort(HTTP2StreamID(stream), Status(.cancelled, "cancelled by the client"))
+        abort(HTTP2StreamID(stream), Status(.cancelled, "cancelled by the client", .lost))
     }
 
     package func flush() {
@@ -142,8 +161,8 @@ package final class ClientConnection: ChannelInboundHandler {
 
     package func close() { context?.close(promise: nil) }
 
-    private static let lateStatus = Status(.deadlineExceeded, "context deadline exceeded")
-    private static let closedStatus = Status(.unavailable, "the connection is closed")
+    private static let lateStatus = Status(.deadlineExceeded, "context deadline exceeded", .lost)
+    private static let closedStatus = Status(.unavailable, "the connection is closed", .lost)
 
     private func begin(_ call: Call, _ headers: HPACKHeaders, timeout: TimeAmount?) -> HTTP2StreamID? {
         guard isUsable, nextStream < Int(Int32.max) - 2 else { return nil }
@@ -199,13 +218,14 @@ package final class ClientConnection: ChannelInboundHandler {
             guard case .byteBuffer(let bytes) = payload.data else { return }
             receive(bytes, on: frame.streamID, endStream: payload.endStream)
         case .rstStream(let code):
-            end(frame.streamID, Status(code == .refusedStream ? .unavailable : .internal, "the stream was reset: \(code)"))
+            let isRefused = code == .refusedStream
+            end(frame.streamID, Status(isRefused ? .unavailable : .internal, "the stream was reset: \(code)", isRefused ? .unsent : .lost))
         case .settings(.settings(let settings)):
             for setting in settings where setting.parameter == .maxConcurrentStreams { streamsMax = setting.value }
             beginQueued()
         case .goAway(let last, _, _):
             goingAway = true
-            for id in calls.keys.filter({ $0 > last }).sorted() { end(id, Status(.unavailable, "the server is going away")) }
+            for id in calls.keys.filter({ $0 > last }).sorted() { end(id, Status(.unavailable, "the server is going away", .unsent)) }
             if calls.isEmpty { close() }
         default:
             break
@@ -228,6 +248,8 @@ package final class ClientConnection: ChannelInboundHandler {
         guard let index = calls.index(forKey: id) else { return }
         // Taken out of the table while it works: a second reference would make every append copy what is held.
         var assembler = calls.values[index].assembler
+        let isPaced = calls.values[index].isPaced
+        var credit = bytes.readableBytes
         calls.values[index].assembler = Self.emptyAssembler
         assembler.append(bytes)
         do {
@@ -237,6 +259,7 @@ package final class ClientConnection: ChannelInboundHandler {
                     guard answer == nil else { return abort(id, Status(.internal, "more than one answer to a unary call")) }
                     calls[id]?.sink = .unary(receiver, token: token, answer: message)
                 case .streaming(let receiver):
+                    if isPaced { credit -= message.readableBytes + MessageFraming.prefixBytes }
                     receiver.received(message)
                 case nil:
                     return
@@ -248,7 +271,7 @@ package final class ClientConnection: ChannelInboundHandler {
         guard calls[id] != nil else { return }
         calls[id]?.assembler = assembler
         if endStream { return end(id, Status(.internal, "the stream ended without a status")) }
-        if bytes.readableBytes > 0 { creditStream(id, bytes.readableBytes) }
+        if credit != 0 { creditStream(id, credit) }
     }
 
     private var uncredited: [HTTP2StreamID: Int] = [:]
@@ -277,7 +300,7 @@ package final class ClientConnection: ChannelInboundHandler {
             write(.rootStream, .windowUpdate(windowSizeIncrement: increment))
         } else if let event = event as? StreamClosedEvent {
             uncredited[event.streamID] = nil
-            end(event.streamID, Status(.unavailable, "the stream was closed"))
+            end(event.streamID, Status(.unavailable, "the stream was closed", .lost))
         }
     }
 
@@ -306,12 +329,13 @@ package final class ClientConnection: ChannelInboundHandler {
 
     package func errorCaught(context: ChannelHandlerContext, error: any Error) {
         if error is NIOHTTP2Errors.StreamError || error is NIOHTTP2Errors.NoSuchStream || error is NIOHTTP2Errors.StreamClosed { return }
-        failure = Status(.unavailable, "connection error: \(error)")
+        failure = Status(.unavailable, "connection error: \(error)", .lost)
         context.close(promise: nil)
     }
 
     private func tearDown() {
         context = nil
+        gate.close()
         sweep?.cancel()
         sweep = nil
         for id in calls.keys.sorted() { end(id, failure ?? Self.closedStatus) }
@@ -329,7 +353,7 @@ package final class ClientConnection: ChannelInboundHandler {
         sweep = nil
         let now = NIODeadline.now()
         for id in calls.filter({ $0.value.deadline <= now }).keys.sorted() { abort(id, Self.lateStatus) }
-        for call in queue where call.deadline <= now { call.receiver.answered(call.token, .failure(Self.lateStatus)) }
+        for call in queue where call.deadline <= now { call.receiver.answered(call.token, .failure(Self.lateStatus.with(.unsent))) }
         queue.removeAll { $0.deadline <= now }
         let isWaiting = calls.values.contains { $0.deadline != .distantFuture } || queue.contains { $0.deadline != .distantFuture }
         if isWaiting { scheduleSweep() }

@@ -6,9 +6,25 @@ package enum StatusCode: Int, Hashable, Sendable {
 
 /// How a call ended. `message` is text for people; clients of etcd also match on it.
 package struct Status: Error, Hashable, Sendable, CustomStringConvertible {
+    /// What a client knows of the call's execution. Equality of statuses ignores it.
+    package enum Origin: Sendable {
+        /// The server said so.
+        case answered
+        /// The call left, and no answer came: it may have been carried out.
+        case lost
+        /// It never reached the server's services: not sent at all, or refused by HTTP/2's own rules.
+        case unsent
+    }
     package var code: StatusCode
     package var message: String
-    package init(_ code: StatusCode, _ message: String) { self.code = code; self.message = message }
+    package var origin: Origin
+    package init(_ code: StatusCode, _ message: String, _ origin: Origin = .answered) { self.code = code; self.message = message; self.origin = origin }
+    package static func == (a: Status, b: Status) -> Bool { a.code == b.code && a.message == b.message }
+    package func hash(into hasher: inout Hasher) {
+        hasher.combine(code)
+        hasher.combine(message)
+    }
+    package func with(_ origin: Origin) -> Status { Status(code, message, origin) }
     package static let ok = Status(.ok, "")
     package var description: String { message.isEmpty ? "\(code)" : "\(code): \(message)" }
 
