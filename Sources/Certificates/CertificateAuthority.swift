@@ -67,6 +67,16 @@ package struct CertificateAuthority: Sendable {
         return try issue(subject: subject, usages: [.clientAuth], names: [], now: now, lifetimeDays: lifetimeDays)
     }
 
+    /// For a member of the cluster, which is server and client of its peers; `names` are those its peers reach it by.
+    package func issueMember(name: String, names: [String], now: Date, lifetimeDays: Int = serverLifetimeDays) throws -> Credential {
+        guard !names.isEmpty else { throw CertificateFailure.invalidName("") }
+        let subject = try DistinguishedName {
+            OrganizationName(CertificateIdentity.memberOrganization)
+            CommonName(try Self.checked(name))
+        }
+        return try issue(subject: subject, usages: [.serverAuth, .clientAuth], names: names.map(Self.generalName), now: now, lifetimeDays: lifetimeDays)
+    }
+
     /// Whether this authority signed it, by name and signature.
     package func issued(_ candidate: Certificate) -> Bool {
         candidate.issuer == certificate.subject && certificate.publicKey.isValidSignature(candidate.signature, for: candidate)

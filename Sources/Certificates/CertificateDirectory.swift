@@ -11,12 +11,12 @@ package struct CertificateDirectory: Sendable {
 
     package var authorityCertificatePath: String { "\(path)/ca.crt" }
 
-    package func authority(now: Date) throws -> CertificateAuthority {
+    package func authority(name: String = "coffer-ca", now: Date) throws -> CertificateAuthority {
         try PrivateFile.makeDirectory(path)
         let keyPath = "\(path)/ca.key"
         // The key is written first: killed between the two writes, its certificate is made again from it.
         if let key = try Credential.loadKey(keyPath), try Credential.loadCertificate(authorityCertificatePath) == nil {
-            let completed = try CertificateAuthority.create(key: key, now: now)
+            let completed = try CertificateAuthority.create(key: key, name: name, now: now)
             try PrivateFile.write(completed.credential.certificatePEM, to: authorityCertificatePath, replacing: .refused, mode: 0o644)
             return completed
         }
@@ -24,7 +24,7 @@ package struct CertificateDirectory: Sendable {
             guard existing.validity.contains(now) else { throw CertificateFailure.expired(subject: authorityCertificatePath) }
             return try CertificateAuthority(credential: existing)
         }
-        let created = try CertificateAuthority.create(now: now)
+        let created = try CertificateAuthority.create(name: name, now: now)
         try created.credential.save(certificate: authorityCertificatePath, key: keyPath, replacing: .refused)
         return created
     }
@@ -46,6 +46,18 @@ package struct CertificateDirectory: Sendable {
             try CertificateIdentity(subject: certificate.subject) == identity
         } issue: {
             try authority.issueClient(identity, now: now, lifetimeDays: lifetimeDays)
+        }
+    }
+
+    /// `NAME.crt` and `NAME.key` for a member its peers reach under `names`. `renewing`: whatever is there is replaced.
+    package func member(_ name: String, names: [String], authority: CertificateAuthority, now: Date,
+                        lifetimeDays: Int = CertificateAuthority.serverLifetimeDays, renewing: Bool = false) throws -> Credential {
+        let wanted = Set(try names.map(CertificateAuthority.generalName))
+        return try current(name, authority: authority, now: now) { certificate in
+            let present = try certificate.extensions.subjectAlternativeNames
+            return try !renewing && CertificateIdentity(subject: certificate.subject) == .member(name) && present.map { Set($0) } == wanted
+        } issue: {
+            try authority.issueMember(name: name, names: names, now: now, lifetimeDays: lifetimeDays)
         }
     }
 

@@ -18,6 +18,13 @@ package struct CertificateIdentity: Equatable, Sendable {
         CertificateIdentity(commonName: "system:node:\(name)", organizations: ["system:nodes"])
     }
 
+    /// A member of the cluster, among its peers.
+    package static let memberOrganization = "coffer:members"
+    package static func member(_ name: String) -> CertificateIdentity {
+        CertificateIdentity(commonName: name, organizations: [memberOrganization])
+    }
+    package var isMember: Bool { organizations.contains(Self.memberOrganization) }
+
     /// Exactly one common name: with two, one reader would see the first and another the last.
     package init(subject: DistinguishedName) throws(CertificateFailure) {
         var names: [String] = [], organizations: [String] = []

@@ -36,6 +36,24 @@ package enum TransportSecurity {
         return configuration
     }
 
+    /// Both sides of a connection between members: each shows its certificate, each verifies the other's.
+    static func peer(_ own: Credential, authorities: [NIOSSLCertificate]) throws -> (server: TLSConfiguration, client: TLSConfiguration) {
+        var server = TLSConfiguration.makeServerConfiguration(
+            certificateChain: [.certificate(try nio(own.certificate))], privateKey: .privateKey(try nio(own.key)))
+        server.certificateVerification = .noHostnameVerification
+        var client = TLSConfiguration.makeClientConfiguration()
+        client.certificateChain = [.certificate(try nio(own.certificate))]
+        client.privateKey = .privateKey(try nio(own.key))
+        func common(_ configuration: inout TLSConfiguration) {
+            configuration.minimumTLSVersion = .tlsv13
+            configuration.trustRoots = .certificates(authorities)
+            configuration.applicationProtocols = ["coffer-peer/1"]
+        }
+        common(&server)
+        common(&client)
+        return (server, client)
+    }
+
     private static func nio(_ certificate: Certificate) throws -> NIOSSLCertificate {
         try NIOSSLCertificate(bytes: Array(certificate.serializeAsPEM().derBytes), format: .der)
     }

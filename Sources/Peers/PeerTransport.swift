@@ -1,0 +1,289 @@
+package import Basics
+package import Certificates
+package import Logging
+package import NIOCore
+import NIOPosix
+import NIOSSL
+import Synchronization
+
+/// Who this member is to its peers; what is not known yet is `nil`.
+package struct PeerIdentity: Hashable, Sendable {
+    package var name: String
+    package var cluster: UInt64
+    package var member: MemberID?
+    package var keyring: KeyringID?
+    package var peerURLs: [String]
+    package init(name: String, cluster: UInt64 = 0, member: MemberID? = nil, keyring: KeyringID? = nil, peerURLs: [String] = []) {
+        self.name = name; self.cluster = cluster; self.member = member; self.keyring = keyring; self.peerURLs = peerURLs
+    }
+}
+
+/// Another member, and where it is.
+package struct PeerAddress: Hashable, Sendable {
+    package var member: MemberID
+    package var urls: [PeerURL]
+    package init(member: MemberID, urls: [PeerURL]) { self.member = member; self.urls = urls }
+}
+
+/// Where messages of other members go. Called on the transport's event loop: hand over and return, never block.
+package protocol PeerReceiver: AnyObject, Sendable {
+    func received(_ messages: [Bytes], from member: MemberID)
+    /// The connection to it ended: what was sent last may be lost.
+    func unreachable(_ member: MemberID)
+    func reachable(_ member: MemberID)
+}
+
+/// What members say to each other, over mutual TLS. Usable from any thread; nothing here blocks.
+///
+/// 1. Each member listens. Who connects greets, and is greeted back (`PeerSession`): certificate, name, cluster, keyring, member.
+/// 2. Messages of Raft go over a connection per direction (`PeerLink`), from a bounded queue that drops.
+/// 3. A request (seal file, facts) and a snapshot take a connection each.
+/// 4. Certificates are read again when their files change; then all connections are made anew, so that none outlives its reason.
+///
+/// Leaves to others: what messages mean, who is a member.
+package final class PeerTransport: Sendable {
+    private struct State {
+        var identity: PeerIdentity
+        var links: [MemberID: PeerLink] = [:]
+        /// Members of the table; links to others were learnt from their greetings.
+        var known: Set<MemberID> = []
+        var removed: Set<MemberID> = []
+        var inbound: [ObjectIdentifier: any Channel] = [:]
+        var outbound: [ObjectIdentifier: any Channel] = [:]
+        var listeners: [any Channel] = []
+        var receiver: (any PeerReceiver)?
+        var responder: (any PeerResponder)?
+        var snapshots: (any SnapshotReceiver)?
+        var reload: RepeatedTask?
+        var isClosed = false
+    }
+
+    let security: PeerSecurity
+    let logger: Logger
+    private let group: any EventLoopGroup
+    private let state: Mutex<State>
+
+    package init(identity: PeerIdentity, security: PeerSecurity, group: any EventLoopGroup, logger: Logger) {
+        self.security = security
+        self.group = group
+        self.logger = logger
+        state = Mutex(State(identity: identity))
+    }
+
+    package var identity: PeerIdentity { state.withLock { $0.identity } }
+    /// Once it is known; before, nothing but requests is answered.
+    package func identify(_ identity: PeerIdentity) { state.withLock { $0.identity = identity } }
+    package func attach(receiver: any PeerReceiver, snapshots: (any SnapshotReceiver)? = nil) {
+        state.withLock {
+            $0.receiver = receiver
+            $0.snapshots = snapshots
+        }
+    }
+    package func attach(responder: any PeerResponder) { state.withLock { $0.responder = responder } }
+    var responder: (any PeerResponder)? { state.withLock { $0.responder } }
+    var snapshots: (any SnapshotReceiver)? { state.withLock { $0.snapshots } }
+    var receiver: (any PeerReceiver)? { state.withLock { $0.receiver } }
+
+    // MARK: Members
+
+    /// The other members and their addresses now. Who was among them and is not any more has been removed, and is refused from now on.
+    package func membersChanged(_ addresses: [PeerAddress]) {
+        let (started, stopped) = state.withLock { state -> ([PeerLink], [PeerLink]) in
+            guard !state.isClosed else { return ([], []) }
+            let present = Set(addresses.map(\.member))
+            state.removed.formUnion(state.known.subtracting(present))
+            state.removed.subtract(present)
+            state.known = present
+            var started: [PeerLink] = []
+            for address in addresses where address.member != state.identity.member {
+                if let link = state.links[address.member] {
+                    link.move(to: address.urls)
+                } else {
+                    let link = PeerLink(member: address.member, urls: address.urls, transport: self, eventLoop: group.next(), logger: logger)
+                    state.links[address.member] = link
+                    started.append(link)
+                }
+            }
+            let gone = state.removed.filter { state.links[$0] != nil }
+            return (started, gone.compactMap { state.links.removeValue(forKey: $0) })
+        }
+        for link in stopped { link.stop() }
+        for link in started { link.start() }
+    }
+
+    /// A member that this one has not in its table yet greets: it must be answerable.
+    func learn(_ greeting: PeerGreeting) {
+        guard let member = greeting.from else { return }
+        let urls = greeting.peerURLs.compactMap { text in try? PeerURL(text) }
+        guard !urls.isEmpty else { return }
+        let link = state.withLock { state -> PeerLink? in
+            guard !state.isClosed, member != state.identity.member, state.links[member] == nil, !state.removed.contains(member) else { return nil }
+            guard state.links.count < PeerLimits.inboundConnectionsMax else { return nil }
+            let link = PeerLink(member: member, urls: urls, transport: self, eventLoop: group.next(), logger: logger)
+            state.links[member] = link
+            return link
+        }
+        link?.start()
+    }
+
+    /// Any thread; drops what has no way to go.
+    package func send(_ messages: [Bytes], to member: MemberID) {
+        let link = state.withLock { $0.links[member] }
+        if let link, link.send(messages) == false { return }
+        receiver?.unreachable(member)
+    }
+
+    func isReachable(_ member: MemberID) { receiver?.reachable(member) }
+    func isUnreachable(_ member: MemberID) { receiver?.unreachable(member) }
+
+    // MARK: Greetings
+
+    func greeting(_ purpose: PeerGreeting.Purpose, to member: MemberID?) -> PeerGreeting {
+        let identity = identity
+        return PeerGreeting(purpose: purpose, cluster: identity.cluster, from: identity.member, to: member, keyring: identity.keyring,
+                            name: identity.name, peerURLs: identity.peerURLs)
+    }
+
+    /// The accepting side's decision.
+    func answer(to greeting: PeerGreeting) throws(PeerRefusal) -> PeerGreeting {
+        let identity = identity
+        guard greeting.purpose != .requests else { return self.greeting(.requests, to: greeting.from) }
+        guard identity.member != nil, let keyring = identity.keyring, receiver != nil else {
+            throw PeerRefusal(.notReady, "this member has not joined yet")
+        }
+        guard greeting.cluster == identity.cluster else { throw .cluster(greeting.cluster, identity.cluster) }
+        guard greeting.keyring == keyring else { throw PeerRefusal(.wrongKeyring, "another keyring: these members do not share their keys") }
+        guard let from = greeting.from, from != identity.member else {
+            throw PeerRefusal(.stranger, greeting.from == nil ? "a member without an id" : "another process is member \(hex(greeting.from)) too")
+        }
+        guard greeting.to == nil || greeting.to == identity.member else {
+            throw PeerRefusal(.wrongMember, "this is member \(hex(identity.member)), not \(hex(greeting.to))")
+        }
+        guard !state.withLock({ $0.removed.contains(from) }) else {
+            throw PeerRefusal(.removed, "member \(hex(from)) has been removed from the cluster")
+        }
+        return self.greeting(greeting.purpose, to: from)
+    }
+
+    // MARK: Connections
+
+    /// Listens; answers the ports, of which 0 was a free one.
+    package func listen(on urls: [PeerURL]) async throws -> [Int] {
+        var ports: [Int] = []
+        for url in urls {
+            let channel = try await ServerBootstrap(group: group)
+                .serverChannelOption(.backlog, value: 256)
+                .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+                .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
+                .childChannelOption(.socketOption(.so_keepalive), value: 1)
+                .childChannelInitializer { channel in
+                    channel.eventLoop.makeCompletedFuture { try self.accept(channel) }
+                }
+                .bind(host: url.host, port: url.port).get()
+            state.withLock { $0.listeners.append(channel) }
+            ports.append(channel.localAddress?.port ?? url.port)
+        }
+        watchCertificates()
+        return ports
+    }
+
+    private struct TooManyConnections: Error {}
+
+    private func accept(_ channel: any Channel) throws {
+        let isAdmitted = state.withLock { state in
+            guard !state.isClosed, state.inbound.count < PeerLimits.inboundConnectionsMax else { return false }
+            state.inbound[ObjectIdentifier(channel)] = channel
+            return true
+        }
+        guard isAdmitted else { throw TooManyConnections() }
+        let id = ObjectIdentifier(channel)
+        channel.closeFuture.whenComplete { [weak self] _ in self?.state.withLock { $0.inbound[id] = nil } }
+        let operations = channel.pipeline.syncOperations
+        try operations.addHandler(NIOSSLServerHandler(context: security.current.server))
+        try operations.addHandler(PeerSession(hello: nil, owner: InboundPeer(transport: self, logger: logger)))
+    }
+
+    /// Connects and greets; `owner` hears how it goes once there is a connection, the future fails if there is none.
+    func connect<Owner: PeerSessionOwner>(
+        to url: PeerURL, hello: PeerGreeting, on eventLoop: any EventLoop, owner: NIOLoopBound<Owner>
+    ) -> EventLoopFuture<Void> {
+        let context = security.current.client
+        return ClientBootstrap(group: eventLoop)
+            .connectTimeout(.seconds(PeerLimits.connectSeconds))
+            .channelOption(.tcpOption(.tcp_nodelay), value: 1)
+            .channelOption(.socketOption(.so_keepalive), value: 1)
+            .channelOption(.writeBufferWaterMark, value: ChannelOptions.Types.WriteBufferWaterMark(low: 1 << 18, high: PeerLimits.gatheredBytesMax))
+            .channelOption(.tcpOption(.init(rawValue: 18 /* TCP_USER_TIMEOUT */)), value: ChannelOptions.Types.SocketOption.Value(PeerLimits.unacknowledgedMilliseconds))
+            .channelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    let id = ObjectIdentifier(channel)
+                    self.state.withLock { $0.outbound[id] = channel }
+                    channel.closeFuture.whenComplete { [weak self] _ in self?.state.withLock { $0.outbound[id] = nil } }
+                    let operations = channel.pipeline.syncOperations
+                    try operations.addHandler(NIOSSLClientHandler(context: context, serverHostname: Self.serverName(url.host)))
+                    try operations.addHandler(PeerSession(hello: hello, owner: owner.value))
+                }
+            }
+            .connect(host: url.host, port: url.port)
+            .map { _ in }
+    }
+
+    /// SNI takes names only; an address is verified from the certificate's addresses.
+    private static func serverName(_ host: String) -> String? {
+        (try? SocketAddress(ipAddress: host, port: 0)) == nil ? host : nil
+    }
+
+    // MARK: Certificates
+
+    private func watchCertificates() {
+        let task = group.next().scheduleRepeatedTask(initialDelay: .seconds(PeerLimits.reloadSeconds), delay: .seconds(PeerLimits.reloadSeconds)) { [weak self] _ in
+            self?.reloadCertificates()
+        }
+        state.withLock {
+            $0.reload?.cancel()
+            $0.reload = task
+        }
+    }
+
+    /// Now, if their files have changed.
+    package func reloadCertificates() {
+        do {
+            guard try security.reloadIfChanged() else { return }
+            logger.notice("peer certificates were read again", metadata: ["expires": "\(security.current.notAfter)"])
+            let (links, inbound) = state.withLock { (Array($0.links.values), Array($0.inbound.values)) }
+            for link in links { link.renew() }
+            for channel in inbound { channel.close(promise: nil) }
+        } catch {
+            logger.error("peer certificates have changed and do not load: those read before stay in force", metadata: ["reason": "\(error)"])
+        }
+    }
+
+    // MARK: Looking, ending
+
+    /// Per member: whether it can be reached, and what became of what was sent.
+    package struct LinkStatus: Sendable {
+        package var member: MemberID
+        package var isOpen: Bool
+        package var queuedBytes: Int
+        package var sentMessages: UInt64, sentBytes: UInt64, droppedMessages: UInt64, connections: UInt64
+    }
+    package func linkStatus() -> [LinkStatus] {
+        let links = state.withLock { Array($0.links.values) }
+        return links.sorted { $0.member < $1.member }.map { link in
+            let counters = link.counters
+            return LinkStatus(
+                member: link.member, isOpen: link.isOpen, queuedBytes: link.queuedBytes, sentMessages: counters.sentMessages,
+                sentBytes: counters.sentBytes, droppedMessages: counters.droppedMessages, connections: counters.connections)
+        }
+    }
+
+    package func shutdown() async {
+        let (links, channels, reload) = state.withLock { state in
+            defer { state = State(identity: state.identity, isClosed: true) }
+            return (Array(state.links.values), state.listeners + Array(state.inbound.values) + Array(state.outbound.values), state.reload)
+        }
+        reload?.cancel()
+        for link in links { link.stop() }
+        for channel in channels { try? await channel.close() }
+    }
+}
