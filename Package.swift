@@ -84,7 +84,7 @@ library("ObjectStore", "Barrier", "Resources", "SecretMemory", "Basics")
 library("KeyVault", "Barrier", "Sealing", "SecretMemory", "Basics", External.logging)
 library("EtcdProtocol", "Basics", External.core)
 library("EtcdServer", "Barrier", "ReplicaService", "MVCC", "EtcdProtocol", "RPC", "Audit", "SecretMemory", "Basics", External.core, External.hpack, External.posix, External.concurrency, External.logging, tests: ["EtcdClient", "Storage"])
-library("EtcdClient", "EtcdProtocol", "RPC", "Basics", External.core, External.posix, tests: nil)
+library("EtcdClient", "EtcdProtocol", "RPC", "Basics", External.core, External.posix, External.ssl, tests: nil)
 library("APIServer", "ObjectStore", "Barrier", "Access", "NodeProtocol", "Audit", "Resources", "SecretMemory", "Certificates", "Basics",
         External.hummingbird, External.hummingbirdHTTP2, External.hummingbirdCore, External.httpTypes, External.core, External.ssl, External.logging, External.lifecycle, tests: [External.httpClient, External.foundationCompat, External.http1])
 library("APIClient", "Resources", "SecretMemory", "Basics", External.httpClient, External.core, External.http1, External.ssl)
@@ -93,6 +93,8 @@ library("NodeAgent", "NodeProtocol", "Mounts", "SecretMemory", "CLinux", "CSodiu
 library("Commands", "APIClient", "Resources", "SecretMemory", "Basics", External.arguments, tests: ["DataDriven"], resources: ["Cases"])
 // Products.
 library("Coffer", "Barrier", "KeyVault", "ObjectStore", "Resources", "Sealing", "ReplicaService", "MVCC", "SecretMemory", "Basics", External.logging)
+library("CofferClient", "EtcdClient", "EtcdProtocol", "RPC", "Certificates", "SecretMemory", "Basics", External.core, External.posix, External.ssl,
+        tests: ["EtcdServer", "Barrier", "ReplicaService", "Storage", "Audit", External.logging])
 executable("cofferd", "EtcdServer", "APIServer", "KeyVault", "Barrier", "Sealing", "Audit", "Resources", "Certificates", "RPC", "CLinux", "Basics",
            External.arguments, External.logging, External.lifecycle, External.unixSignals, External.posix, External.core, External.ssl)
 executable("coffer-agent", "NodeAgent", "NodeProtocol", "Mounts", External.arguments, External.logging, External.unixSignals)
@@ -117,7 +119,7 @@ func narrowed(_ all: [Target], to names: [Substring]) -> [Target] {
 if let only = Context.environment["COFFER_ONLY"] { targets = narrowed(targets, to: only.split(separator: ",")) }
 
 var products: [Product] = []
-if targets.contains(where: { $0.name == "Coffer" }) { products.append(.library(name: "Coffer", targets: ["Coffer"])) }
+for name in ["Coffer", "CofferClient"] where targets.contains(where: { $0.name == name }) { products.append(.library(name: name, targets: [name])) }
 
 let package = Package(
     name: "coffer",
