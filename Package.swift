@@ -71,7 +71,7 @@ library("Resources", "SecretMemory", "Basics", External.yams)
 library("Access", "Resources", "Basics")
 library("NodeProtocol", "SecretMemory", "Basics", unsafe: true)
 library("Mounts", "NodeProtocol", "SecretMemory", "Basics")
-library("Audit", "CSodium", "Basics", unsafe: true)
+library("Audit", "CLinux", "CSodium", "Basics", unsafe: true)
 // Shells.
 library("Certificates", "Basics", External.x509, External.asn1, External.crypto, External.ssl)
 library("RPC", "Basics", External.core, External.posix, External.http2, External.hpack, External.ssl, External.tls, External.concurrency, External.logging)

@@ -1,3 +1,4 @@
+import CLinux
 import Dispatch
 import Glibc
 import Synchronization
@@ -5,75 +6,151 @@ import Synchronization
 package enum AuditError: Error, Hashable, Sendable {
     /// More records wait than may: the request is to be refused, not carried out unseen.
     case overloaded
-    /// The file could not be opened, written or made durable: `what` failed with this errno. Nothing more is recorded.
+    /// Another process, or another log of this one, writes the file.
+    case inUse
+    /// The file could not be opened, written or made durable: `what` failed with this errno.
     case failed(String, errno: Int32)
     case closed
 }
 
+/// How many records a log had accepted when it accepted this one: what `AuditLog.durable` is compared with.
+package struct AuditTicket: Comparable, Hashable, Sendable {
+    package static let none = AuditTicket(count: 0)
+    let count: UInt64
+    package static func < (left: AuditTicket, right: AuditTicket) -> Bool { left.count < right.count }
+}
+
 /// The local audit file: a JSON line per record, in the order of `append`, written and made durable a batch at a time by a queue of
-/// its own, so that no request waits for the disk.
+/// its own: whoever comes while a sync runs shares the next one.
 ///
-/// Invariants: the queue is bounded, and a record that finds it full is refused aloud; after a failed write or sync nothing is accepted
-/// any more, since the file may then end anywhere.
+/// A caller that must not go on unseen waits for its record (`record`, `whenDurable`); one that may, does not.
+///
+/// Invariants: the queue is bounded, and a record that finds it full is refused aloud. What was accepted is written in order, or the log says
+/// that it failed. With no room on the disk the lines are kept, nothing more is accepted, and the next request tries again; some room is
+/// reserved ahead of the file's end, so that reads and deletions can be recorded while room is made. After any other failed write, and
+/// after a failed sync, nothing is accepted any more, since the file may then end anywhere.
 package final class AuditLog: Sendable {
     /// At 300 bytes a line, some 20 MB of memory at the most.
     package static let recordsWaitingMax = 65_536
+    /// Reserved beyond the end of the file; some 30,000 records.
+    static let reservedBytes = 8 << 20
 
     private struct State {
         var waiting: [AuditRecord] = []
+        var accepted: UInt64 = 0
+        var durable: UInt64 = 0
+        /// In the order of their tickets' arrival.
+        var watchers: [(ticket: AuditTicket, call: @Sendable (AuditError?) -> Void)] = []
         var isDraining = false
         var isClosed = false
         var failure: AuditError?
+        /// The failure was want of room: the lines are still in `waiting`.
+        var mayRecover = false
     }
     private let state = Mutex(State())
     private let queue = DispatchQueue(label: "coffer-audit")
     private let descriptor: Int32
     private let waitingMax: Int
+    /// Read before the lock is asked for: most callers find their record durable already.
+    private let durableCount = Atomic<UInt64>(0)
+    /// The end of the last whole line, and of the room reserved. Of `queue` alone.
+    private let end = Atomic<Int>(0), reserved = Atomic<Int>(0)
+
+    /// `write(2)`, or what stands for it.
+    typealias Writer = @Sendable (Int32, ArraySlice<UInt8>) -> Int
+    private let writer: Writer
 
     /// Appends to the file at `path`, which it creates for its owner's eyes alone.
-    package init(path: String, waitingMax: Int = AuditLog.recordsWaitingMax) throws(AuditError) {
+    package convenience init(path: String, waitingMax: Int = AuditLog.recordsWaitingMax) throws(AuditError) {
+        try self.init(path: path, waitingMax: waitingMax) { descriptor, bytes in
+            unsafe bytes.withUnsafeBytes { unsafe Glibc.write(descriptor, $0.baseAddress, $0.count) }
+        }
+    }
+    init(path: String, waitingMax: Int, writer: @escaping Writer) throws(AuditError) {
         let descriptor = unsafe open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
         guard descriptor >= 0 else { throw .failed("open", errno: errno) }
         self.descriptor = descriptor
         self.waitingMax = waitingMax
-        do throws(AuditError) { try endTornLine() } catch {
+        self.writer = writer
+        do throws(AuditError) {
+            guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else { throw errno == EWOULDBLOCK ? .inUse : .failed("flock", errno: errno) }
+            try endTornLine()
+        } catch {
             Glibc.close(descriptor)
             throw error
         }
     }
     deinit { Glibc.close(descriptor) }
 
+    /// Everything accepted up to this ticket is on the disk.
+    package var durable: AuditTicket { AuditTicket(count: durableCount.load(ordering: .acquiring)) }
+
     /// Accepts the record; throws if it cannot be kept, and then the request must not be carried out.
-    package func append(_ record: AuditRecord) throws(AuditError) {
-        let (failure, starts) = state.withLock { state -> (AuditError?, Bool) in
-            if let failure = state.failure { return (failure, false) }
-            if state.isClosed { return (.closed, false) }
-            if state.waiting.count >= waitingMax { return (.overloaded, false) }
+    @discardableResult
+    package func append(_ record: AuditRecord) throws(AuditError) -> AuditTicket {
+        let (failure, starts, ticket) = state.withLock { state -> (AuditError?, Bool, AuditTicket) in
+            if state.isClosed { return (.closed, false, .none) }
+            if let failure = state.failure {
+                let starts = state.mayRecover && !state.isDraining
+                if starts { state.isDraining = true }
+                return (failure, starts, .none)
+            }
+            if state.waiting.count >= waitingMax { return (.overloaded, false, .none) }
             state.waiting.append(record)
+            state.accepted += 1
             defer { state.isDraining = true }
-            return (nil, !state.isDraining)
+            return (nil, !state.isDraining, AuditTicket(count: state.accepted))
+        }
+        if starts { queue.async { self.drain() } }
+        if let failure { throw failure }
+        return ticket
+    }
+
+    /// Accepts the record and returns when it is durable; throws if it cannot be known to be.
+    package func record(_ record: AuditRecord) async throws(AuditError) {
+        let ticket = try append(record)
+        guard ticket > durable else { return }
+        let failure = await withCheckedContinuation { continuation in
+            whenDurable(ticket) { continuation.resume(returning: $0) }
         }
         if let failure { throw failure }
-        if starts { queue.async { self.drain() } }
+    }
+
+    /// Calls once, with nothing when all up to the ticket is durable, else with the reason why that will not be known; at once, or on the
+    /// log's own queue, which must not be blocked.
+    package func whenDurable(_ ticket: AuditTicket, _ call: @escaping @Sendable (AuditError?) -> Void) {
+        let (isDecided, failure) = state.withLock { state -> (Bool, AuditError?) in
+            if state.durable >= ticket.count { return (true, nil) }
+            if let failure = state.failure { return (true, failure) }
+            state.watchers.append((ticket, call))
+            return (false, nil)
+        }
+        if isDecided { call(failure) }
     }
 
     /// Returns when all that was accepted is durable. Blocks: not for an event loop.
     package func flush() throws(AuditError) {
-        queue.sync {}
+        queue.sync { drain() }
         if let failure = state.withLock({ $0.failure }) { throw failure }
     }
     /// Accepts nothing more, and returns when all that was accepted is durable.
     package func close() throws(AuditError) {
         state.withLock { $0.isClosed = true }
+        defer {
+            _ = ftruncate(descriptor, end.load(ordering: .relaxed))  // gives back what was reserved
+            flock(descriptor, LOCK_UN)
+        }
         try flush()
     }
+
+    // MARK: The queue's side
 
     private func drain() {
         while true {
             let batch = state.withLock { state -> [AuditRecord] in
                 var batch: [AuditRecord] = []
-                swap(&batch, &state.waiting)
-                if batch.isEmpty || state.failure != nil { state.isDraining = false; return [] }
+                if state.failure == nil || state.mayRecover { swap(&batch, &state.waiting) }
+                if batch.isEmpty { state.isDraining = false }
                 return batch
             }
             if batch.isEmpty { return }
@@ -82,27 +159,67 @@ package final class AuditLog: Sendable {
             do throws(AuditError) {
                 try write(lines)
                 guard fdatasync(descriptor) == 0 else { throw .failed("fdatasync", errno: errno) }
-            } catch { state.withLock { $0.failure = error } }
+            } catch { return fail(error, batch) }
+            succeed(batch.count)
+            reserve()
         }
+    }
+
+    private func succeed(_ count: Int) {
+        let calls = state.withLock { state in
+            state.durable += UInt64(count)
+            durableCount.store(state.durable, ordering: .releasing)
+            (state.failure, state.mayRecover) = (nil, false)
+            let due = state.watchers.filter { $0.ticket.count <= state.durable }
+            if !due.isEmpty { state.watchers.removeAll { $0.ticket.count <= state.durable } }
+            return due
+        }
+        for watcher in calls { watcher.call(nil) }
+    }
+
+    private func fail(_ error: AuditError, _ batch: [AuditRecord]) {
+        var mayRecover = false
+        if case .failed("write", ENOSPC) = error { mayRecover = ftruncate(descriptor, end.load(ordering: .relaxed)) == 0 }
+        let calls = state.withLock { state in
+            state.failure = error
+            state.mayRecover = mayRecover
+            state.isDraining = false
+            if mayRecover { state.waiting.insert(contentsOf: batch, at: 0) }
+            defer { state.watchers = [] }
+            return state.watchers
+        }
+        for watcher in calls { watcher.call(error) }
     }
 
     private func write(_ lines: [UInt8]) throws(AuditError) {
         var written = 0
         while written < lines.count {
-            let count = unsafe lines.withUnsafeBytes { unsafe Glibc.write(descriptor, $0.baseAddress! + written, lines.count - written) }
+            let count = writer(descriptor, lines[written...])
             if count < 0 && errno == EINTR { continue }
-            guard count > 0 else { throw .failed("write", errno: errno) }
+            guard count > 0 else { throw .failed("write", errno: count == 0 ? ENOSPC : errno) }
             written += count
         }
+        end.add(written, ordering: .relaxed)
+    }
+
+    /// Half used up, it is filled up again. Where the file system cannot reserve, or has no room, there is what there is.
+    private func reserve() {
+        let end = end.load(ordering: .relaxed)
+        guard reserved.load(ordering: .relaxed) - end < Self.reservedBytes / 2 else { return }
+        reserved.store(end + Self.reservedBytes, ordering: .relaxed)
+        _ = clinux_reserve(descriptor, Int64(end), Int64(Self.reservedBytes))
     }
 
     /// A line that a crash cut short keeps a line of its own.
     private func endTornLine() throws(AuditError) {
         let size = lseek(descriptor, 0, SEEK_END)
         guard size >= 0 else { throw .failed("lseek", errno: errno) }
-        if size == 0 { return }
-        var last: UInt8 = 0
-        guard unsafe pread(descriptor, &last, 1, size - 1) == 1 else { throw .failed("pread", errno: errno) }
-        if last != UInt8(ascii: "\n") { try write([UInt8(ascii: "\n")]) }
+        end.store(size, ordering: .relaxed)
+        if size > 0 {
+            var last: UInt8 = 0
+            guard unsafe pread(descriptor, &last, 1, size - 1) == 1 else { throw .failed("pread", errno: errno) }
+            if last != UInt8(ascii: "\n") { try write([UInt8(ascii: "\n")]) }
+        }
+        reserve()
     }
 }

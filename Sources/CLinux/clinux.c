@@ -152,6 +152,8 @@ uint64_t clinux_memory_lock_limit(void) {
     return limit.rlim_cur == RLIM_INFINITY ? UINT64_MAX : (uint64_t)limit.rlim_cur;
 }
 
+int clinux_reserve(int file, int64_t from, int64_t count) { return answer(fallocate(file, FALLOC_FL_KEEP_SIZE, from, count)); }
+
 void clinux_wipe(void *memory, size_t count) { explicit_bzero(memory, count); }
 int64_t clinux_boot_milliseconds(void) {
     struct timespec now;

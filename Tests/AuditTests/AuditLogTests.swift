@@ -1,5 +1,6 @@
 @testable import Audit
 import Foundation
+import Synchronization
 import Testing
 
 struct AuditLogTests {
@@ -76,5 +77,77 @@ struct AuditLogTests {
         try log.close()
         let mode = try FileManager.default.attributesOfItem(atPath: path)[.posixPermissions] as? Int
         #expect(mode.map { $0 & 0o077 } == 0)
+    }
+
+    @Test("a caller that waits goes on when its record is on the disk, many sharing a sync")
+    func waiting() async throws {
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let log = try AuditLog(path: path)
+        let path = path
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for number in 0..<200 {
+                let record = record(number, who: "caller \(number)")
+                group.addTask {
+                    try await log.record(record)
+                    #expect(try String(contentsOfFile: path, encoding: .utf8).contains("\"caller \(number)\""))
+                }
+            }
+            try await group.waitForAll()
+        }
+        let ticket = try log.append(record(1))
+        #expect(ticket > .none)
+        try log.flush()
+        #expect(log.durable >= ticket)
+        try log.close()
+        #expect(try lines().count == 201)
+    }
+
+    @Test("who waits for a record that cannot be written is told, and does not go on")
+    func waitingInVain() async throws {
+        let log = try AuditLog(path: "/dev/full")
+        await #expect(throws: AuditError.failed("write", errno: ENOSPC)) { try await log.record(self.record(1)) }
+    }
+
+    @Test("a file that another log writes is refused, and free again when that is closed")
+    func inUse() throws {
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let first = try AuditLog(path: path)
+        #expect(throws: AuditError.inUse) { _ = try AuditLog(path: path) }
+        try first.close()
+        try AuditLog(path: path).close()
+    }
+
+    @Test("with no room left nothing accepted is lost, no line is torn, and it goes on when there is room again")
+    func noRoom() throws {
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        // A full disk: the write that passes its room is cut short, the next one refused.
+        let room = Mutex(1_000)
+        let log = try AuditLog(path: path, waitingMax: 100) { descriptor, bytes in
+            room.withLock { room in
+                let count = min(room, bytes.count)
+                if count == 0 { errno = ENOSPC; return -1 }
+                room -= count
+                return Array(bytes.prefix(count)).withUnsafeBytes { write(descriptor, $0.baseAddress, count) }
+            }
+        }
+        var accepted: [Int] = []
+        var refused: AuditError?
+        for number in 0..<100 where refused == nil {
+            do throws(AuditError) {
+                try log.append(record(number))
+                accepted.append(number)
+                try log.flush()
+            } catch { refused = error }
+        }
+        #expect(refused == .failed("write", errno: ENOSPC))
+        #expect(accepted.count > 3 && accepted.count < 20)
+        let whole = try String(contentsOfFile: path, encoding: .utf8)
+        #expect(whole.hasSuffix("}\n"))
+        #expect(throws: AuditError.failed("write", errno: ENOSPC)) { try log.append(record(1_000)) }
+        room.withLock { $0 = 1_000_000 }
+        let deadline = ContinuousClock.now + .seconds(10)
+        while (try? log.append(record(2_000))) == nil, ContinuousClock.now < deadline { try? log.flush() }
+        try log.close()
+        #expect(try lines().map(\.time) == (accepted + [2_000]).map(UInt64.init))
     }
 }

@@ -80,6 +80,9 @@ int clinux_lock_memory(void);
 // RLIMIT_MEMLOCK in bytes; UINT64_MAX for none.
 uint64_t clinux_memory_lock_limit(void);
 
+// Blocks for `count` bytes from `from` on, past the end of the file too, whose size stays as it is.
+int clinux_reserve(int file, int64_t from, int64_t count);
+
 void clinux_wipe(void *memory, size_t count);
 // Milliseconds since boot, sleep included.
 int64_t clinux_boot_milliseconds(void);
