@@ -5,8 +5,9 @@ import Basics
 //
 //                      timeout              pre-votes of a quorum          votes of a quorum
 //     follower ───────────────▶ preCandidate ───────────────▶ candidate ───────────────▶ leader
-//        ▲  ▲                      │  lost, or a leader heard     │  lost, or higher term      │ higher term,
-//        │  └──────────────────────┘                              │                            │ quorum not heard
+//        ▲  ▲ │                    │  lost, or a leader heard   ▲ │  lost, or higher term      │ higher term,
+//        │  │ └── timeoutNow ──────┼────────────────────────────┘ │                            │ quorum not heard,
+//        │  └──────────────────────┘                              │                            │ no voter any more
 //        └────────────────────────────────────────────────────────┴────────────────────────────┘
 
 extension Raft {
@@ -15,44 +16,56 @@ extension Raft {
         electionTimeout = configuration.electionTicks + Int(generator.next() % UInt64(configuration.electionTicks))
     }
 
-    mutating func becomeFollower(term newTerm: Term, leader: MemberID?) {
+    mutating func becomeFollower(term newTerm: Term, leader newLeader: MemberID?) {
         precondition(newTerm >= term, "the term went back")
-        if case .leader(let leadership) = role {
-            for context in leadership.unansweredReads { signals.append(.readRefused(context)) }
-        }
+        if case .leader(let leadership) = role { refuseReads(of: leadership) }
+        if newLeader != leader || newTerm > term { refuseForwardedReads() }
         if newTerm > term {
             term = newTerm
             vote = nil
         }
-        role = .follower(leader: leader)
+        role = .follower(leader: newLeader)
         restartElectionTimer()
+    }
+
+    /// A member with a committed change of membership that it has not applied may believe in a quorum that is none any more.
+    var canCampaign: Bool {
+        membership.isVoter(member) && !isQuarantined && !log.hasChange(after: adopted, through: log.committed) && (!mayHavePromised || isAlone)
     }
 
     /// Asks whether an election could be won, without disturbing anyone's term.
     mutating func campaign() {
+        guard !isLeader else { return }
+        guard canCampaign else {
+            // At the first tick at which it can.
+            electionElapsed = max(electionElapsed, electionTimeout)
+            return
+        }
+        refuseForwardedReads()
         restartElectionTimer()
         role = .preCandidate(Ballot())
-        for voter in configuration.voters.voters where voter != member {
+        for voter in membership.electorate where voter != member {
             outbox.append(send(.preVoteRequest(last: log.last), to: voter, term: term + 1))
         }
         countVote(of: member, granted: true)
     }
 
-    private mutating func becomeCandidate() {
+    mutating func becomeCandidate(isTransfer: Bool) {
+        refuseForwardedReads()
         restartElectionTimer()
         term += 1
         vote = member
         role = .candidate(Ballot())
         // Our own vote counts when it is durable: see `stored`.
-        for voter in configuration.voters.voters where voter != member {
-            afterwards.append(send(.voteRequest(last: log.last), to: voter))
+        for voter in membership.electorate where voter != member {
+            afterwards.append(send(.voteRequest(last: log.last, isTransfer: isTransfer), to: voter))
         }
     }
 
     private mutating func becomeLeader() {
         restartElectionTimer()
-        var leadership = Leadership(voters: configuration.voters, next: log.last.index + 1)
-        leadership[member]?.isDurable(through: log.durable)
+        var leadership = Leadership(membership, next: log.last.index + 1)
+        if let own = leadership.position(of: member) { leadership.progress[own].isDurable(through: log.durable) }
         role = .leader(leadership)
         // §5.4.2: entries of earlier terms commit with the first one of ours.
         log.append(Entry(index: log.last.index + 1, term: term, payload: []))
@@ -60,24 +73,36 @@ extension Raft {
     }
 
     mutating func countVote(of voter: MemberID, granted: Bool) {
+        guard membership.isVoter(voter) else { return }
         switch role {
         case .preCandidate(var ballot):
             ballot.record(voter, granted: granted)
             role = .preCandidate(ballot)
-            switch configuration.voters.result({ ballot[$0] }) {
-            case .won: becomeCandidate()
+            switch membership.result({ ballot[$0] }) {
+            case .won: becomeCandidate(isTransfer: false)
             case .lost: becomeFollower(term: term, leader: nil)
             case .pending: break
             }
         case .candidate(var ballot):
             ballot.record(voter, granted: granted)
             role = .candidate(ballot)
-            switch configuration.voters.result({ ballot[$0] }) {
+            switch membership.result({ ballot[$0] }) {
             case .won: becomeLeader()
             case .lost: becomeFollower(term: term, leader: nil)
             case .pending: break
             }
         case .follower, .leader: break
+        }
+    }
+
+    /// A damaged member leads no longer: it hands over without waiting for anyone to catch up.
+    mutating func quarantine(_ isQuarantined: Bool) {
+        self.isQuarantined = isQuarantined
+        guard isQuarantined else { return }
+        switch role {
+        case .follower: break
+        case .preCandidate, .candidate: becomeFollower(term: term, leader: nil)
+        case .leader: abdicate()
         }
     }
 
@@ -92,8 +117,26 @@ extension Raft {
             return answerLowerTerm(message)
         }
         switch message.body {
+        case .append(let previous, let entries, let commit):
+            guard follow(message.from) else { return }
+            accept(entries, after: previous, commit: commit, from: message.from)
+        case .appended(let through):
+            lead { leadership, raft in raft.confirmed(through, by: message.from, &leadership) }
+        case .appendRejected(let previous, let hint):
+            lead { leadership, raft in raft.rejected(previous: previous, hint: hint, by: message.from, &leadership) }
+        case .heartbeat(let commit, let readSequence):
+            guard follow(message.from) else { return }
+            // The leader never says more than what it knows to agree here.
+            log.commit(through: min(commit, log.last.index))
+            outbox.append(send(.heartbeatResponse(readSequence: readSequence), to: message.from))
+        case .heartbeatResponse(let readSequence):
+            lead { leadership, raft in raft.heartbeatAnswered(readSequence, by: message.from, &leadership) }
+        case .readRequest(let request): answerReadRequest(request, of: message.from)
+        case .readResponse(let request, let index):
+            guard leader == message.from else { return }
+            readAnswered(request, index: index)
         case .preVoteRequest(let last): answerPreVote(message, last: last)
-        case .voteRequest(let last): answerVote(message, last: last)
+        case .voteRequest(let last, _): answerVote(message, last: last)
         case .preVoteResponse(let granted):
             // A grant names the term we would campaign for, a refusal the voter's own.
             guard case .preCandidate = role, message.term == (granted ? term + 1 : term) else { return }
@@ -101,34 +144,23 @@ extension Raft {
         case .voteResponse(let granted):
             guard case .candidate = role else { return }
             countVote(of: message.from, granted: granted)
-        case .append(let previous, let entries, let commit):
-            guard follow(message.from) else { return }
-            accept(entries, after: previous, commit: commit, from: message.from)
-        case .heartbeat(let commit, let readSequence):
-            guard follow(message.from) else { return }
-            // The leader never says more than what it knows to agree here.
-            log.commit(through: min(commit, log.last.index))
-            outbox.append(send(.heartbeatResponse(readSequence: readSequence), to: message.from))
-        case .appended(let through):
-            lead { leadership, raft in raft.confirmed(through, by: message.from, &leadership) }
-        case .appendRejected(let previous, let hint):
-            lead { leadership, raft in raft.rejected(previous: previous, hint: hint, by: message.from, &leadership) }
-        case .heartbeatResponse(let readSequence):
-            lead { leadership, raft in raft.heartbeatAnswered(readSequence, by: message.from, &leadership) }
+        case .timeoutNow:
+            guard follow(message.from), canCampaign else { return }
+            becomeCandidate(isTransfer: true)
         case .outdated: break
         }
     }
 
     /// §6 of the dissertation, "disruptive servers": who hears a leader ignores candidates.
-    private var hearsLeader: Bool { leader != nil && electionElapsed < configuration.electionTicks }
+    private var hearsLeader: Bool { (leader != nil || mayHavePromised) && electionElapsed < configuration.electionTicks }
 
     /// False: the message is to be ignored.
     private mutating func admitHigherTerm(_ message: Message) -> Bool {
         switch message.body {
         case .preVoteRequest: return !hearsLeader
         case .preVoteResponse(granted: true): return true
-        case .voteRequest where hearsLeader: return false
-        case .append, .heartbeat: becomeFollower(term: message.term, leader: message.from)
+        case .voteRequest(_, isTransfer: false) where hearsLeader: return false
+        case .append, .heartbeat, .timeoutNow: becomeFollower(term: message.term, leader: message.from)
         default: becomeFollower(term: message.term, leader: nil)
         }
         return true
@@ -143,13 +175,14 @@ extension Raft {
     }
 
     private mutating func answerPreVote(_ message: Message, last: EntryPosition) {
-        let granted = message.term > term && log.isUpToDate(last)
+        let granted = message.term > term && !isQuarantined && log.isUpToDate(last)
         afterwards.append(send(.preVoteResponse(granted: granted), to: message.from, term: granted ? message.term : term))
     }
 
+    /// Learners and strangers vote as well: they may be voters by entries they have not applied. Only voters are counted.
     private mutating func answerVote(_ message: Message, last: EntryPosition) {
         let free = vote == message.from || (vote == nil && leader == nil)
-        let granted = free && log.isUpToDate(last)
+        let granted = free && !isQuarantined && log.isUpToDate(last)
         if granted {
             vote = message.from
             restartElectionTimer()
@@ -157,7 +190,7 @@ extension Raft {
         afterwards.append(send(.voteResponse(granted: granted), to: message.from))
     }
 
-    /// The sender leads this term. False when that is us: then it lies, and is ignored.
+    /// The sender leads this term. False when that is us, or another: then it lies, and is ignored.
     private mutating func follow(_ leader: MemberID) -> Bool {
         switch role {
         case .leader: return false

@@ -12,6 +12,7 @@ package import Basics
 package struct Log: Sendable {
     /// The entry before the first one held.
     package private(set) var base: EntryPosition
+    package private(set) var last: EntryPosition
     private var entries: [Entry]
     package private(set) var committed: LogIndex
     /// The last entry known to be durable here.
@@ -20,27 +21,33 @@ package struct Log: Sendable {
     package private(set) var offered: LogIndex
     /// The last entry handed out to be applied.
     package private(set) var released: LogIndex
+    /// Where the held entries of kind `.membership` are, in order. There are few.
+    private var changes: [LogIndex] = []
+    /// The log's end, as it was last handed out: followers that are equally far, and storage, share one array.
+    private var tail: [Entry] = []
+    private var tailBytes = 0
 
     /// A log as it was found on disk: `entries` follow `base` without a gap, and all of them are durable.
     package init(base: EntryPosition = .start, entries: [Entry] = [], committed: LogIndex = 0, applied: LogIndex = 0) {
         for (offset, entry) in entries.enumerated() { precondition(entry.index == base.index + 1 + LogIndex(offset), "a gap in the log") }
         self.base = base
         self.entries = entries
-        let last = base.index + LogIndex(entries.count)
-        precondition(applied >= base.index && applied <= last, "applied index outside the log")
+        last = entries.last?.position ?? base
+        precondition(applied >= base.index && applied <= last.index, "applied index outside the log")
         released = applied
-        self.committed = max(applied, min(committed, last))
-        durable = last
-        offered = last
+        self.committed = max(applied, min(committed, last.index))
+        durable = last.index
+        offered = last.index
+        for entry in entries where entry.kind == .membership { changes.append(entry.index) }
     }
 
-    package var last: EntryPosition { entries.last?.position ?? base }
     package var count: Int { entries.count }
 
     /// `nil` beyond either end.
     package func term(at index: LogIndex) -> Term? {
+        if index == last.index { return last.term }
         if index == base.index { return base.term }
-        guard index > base.index, index <= last.index else { return nil }
+        guard index > base.index, index < last.index else { return nil }
         return entries[offset(index)].term
     }
     package func agrees(with position: EntryPosition) -> Bool { term(at: position.index) == position.term }
@@ -51,16 +58,37 @@ package struct Log: Sendable {
     }
 
     /// Entries after `index`, as many as fit in `bytesMax`, at least one if there is one. `nil` when they are no longer held.
-    package func entries(after index: LogIndex, bytesMax: Int) -> [Entry]? {
+    package mutating func entries(after index: LogIndex, bytesMax: Int) -> [Entry]? {
         guard index >= base.index else { return nil }
         guard index < last.index else { return [] }
+        if holdsTail(after: index), tailBytes <= bytesMax { return tail }
         var end = offset(index + 1), bytes = 0
         let begin = end
-        while end < entries.count, end == begin || bytes + entries[end].payload.count <= bytesMax {
-            bytes += entries[end].payload.count
+        while end < entries.count {
+            let size = entries[end].payload.count
+            guard end == begin || bytes + size <= bytesMax else { break }
+            bytes += size
             end += 1
         }
-        return Array(entries[begin..<end])
+        let taken = Array(entries[begin..<end])
+        if end == entries.count { (tail, tailBytes) = (taken, bytes) }
+        return taken
+    }
+
+    /// The bytes of the payloads from `first` to `last`, as far as they are held.
+    package func payloadBytes(from first: LogIndex, through last: LogIndex) -> Int {
+        var bytes = 0, index = max(first, base.index + 1)
+        while index <= last, index <= self.last.index {
+            bytes += entries[offset(index)].payload.count
+            index += 1
+        }
+        return bytes
+    }
+
+    /// Is there a change of membership after `index`, up to `end`?
+    package func hasChange(after index: LogIndex, through end: LogIndex) -> Bool {
+        guard let newest = changes.last, newest > index else { return false }
+        return changes.contains { $0 > index && $0 <= end }
     }
 
     /// §5.4.1: is a log that ends at `other` at least as up to date as this one?
@@ -79,6 +107,8 @@ package struct Log: Sendable {
 
     package mutating func append(_ entry: Entry) {
         precondition(entry.index == last.index + 1, "a gap in the log")
+        last = entry.position
+        if entry.kind == .membership { changes.append(entry.index) }
         entries.append(entry)
     }
 
@@ -86,24 +116,37 @@ package struct Log: Sendable {
     /// A shorter, older message therefore truncates nothing. False, without a change, when the conflict is with a
     /// committed entry, which no correct leader sends.
     package mutating func merge(_ new: [Entry]) -> Bool {
-        guard let conflict = new.firstIndex(where: { !agrees(with: $0.position) }) else { return true }
-        let index = new[conflict].index
-        guard index > committed else { return false }
-        if index <= last.index {
-            entries.removeSubrange(offset(index)...)
-            offered = min(offered, index - 1)
-            durable = min(durable, index - 1)
+        guard let first = new.first else { return true }
+        var known = 0
+        if first.index <= last.index {
+            known = new.firstIndex { !agrees(with: $0.position) } ?? new.count
+            guard known < new.count else { return true }
+            let index = new[known].index
+            guard index > committed else { return false }
+            if index <= last.index { truncate(after: index - 1) }
         }
-        for entry in new[conflict...] { append(entry) }
+        if known == 0, offered == last.index { (tail, tailBytes) = (new, payloadBytes(new)) }
+        for entry in new[known...] { append(entry) }
         return true
+    }
+
+    private func payloadBytes(_ entries: [Entry]) -> Int { entries.reduce(0) { $0 + $1.payload.count } }
+
+    private mutating func truncate(after index: LogIndex) {
+        entries.removeSubrange(offset(index + 1)...)
+        last = entries.last?.position ?? base
+        offered = min(offered, index)
+        durable = min(durable, index)
+        while let change = changes.last, change > index { changes.removeLast() }
+        (tail, tailBytes) = ([], 0)
     }
 
     /// What storage has not been given yet. They count as given from now on.
     package mutating func takeUnoffered() -> [Entry] {
         guard offered < last.index else { return [] }
-        let taken = Array(entries[offset(offered + 1)...])
-        offered = last.index
-        return taken
+        defer { offered = last.index }
+        if holdsTail(after: offered) { return tail }
+        return Array(entries[offset(offered + 1)...])
     }
 
     package mutating func markDurable(through position: EntryPosition) {
@@ -130,8 +173,31 @@ package struct Log: Sendable {
         precondition(index <= released, "the log is cut only where it was applied")
         let position = self[index].position
         entries.removeFirst(offset(index) + 1)
+        changes.removeAll { $0 <= index }
         base = position
     }
 
+    /// The store came to hold everything up to `position`, durably, by other means than this log.
+    /// Where the log agrees with that, it goes on from there; else it begins anew.
+    package mutating func restart(at position: EntryPosition) {
+        if position.index >= base.index, agrees(with: position) {
+            entries.removeFirst(Int(position.index - base.index))
+            changes.removeAll { $0 <= position.index }
+            committed = max(committed, position.index)
+            durable = max(durable, position.index)
+            offered = max(offered, position.index)
+        } else {
+            precondition(position.index > committed, "a store that contradicts what is committed")
+            entries.removeAll()
+            changes.removeAll()
+            last = position
+            (committed, durable, offered) = (position.index, position.index, position.index)
+        }
+        (tail, tailBytes) = ([], 0)
+        base = position
+        released = position.index
+    }
+
+    private func holdsTail(after index: LogIndex) -> Bool { tail.first?.index == index + 1 && tail.last?.index == last.index }
     private func offset(_ index: LogIndex) -> Int { Int(index - base.index) - 1 }
 }

@@ -1,11 +1,13 @@
 package import Basics
 
 /// What members say to each other. `term` is the sender's; in the pre-vote exchange, the term it would campaign for.
+/// There are no messages of a member to itself, so none can be forged.
 package struct Message: Hashable, Sendable {
     package enum Body: Hashable, Sendable {
         case preVoteRequest(last: EntryPosition)
         case preVoteResponse(granted: Bool)
-        case voteRequest(last: EntryPosition)
+        /// `isTransfer`: the leader itself asked the sender to stand, so that hearing that leader is no reason to ignore it.
+        case voteRequest(last: EntryPosition, isTransfer: Bool)
         case voteResponse(granted: Bool)
         /// Entries that follow `previous`, contiguous; none is a probe, or news of the commit index.
         case append(previous: EntryPosition, entries: [Entry], commit: LogIndex)
@@ -18,6 +20,11 @@ package struct Message: Hashable, Sendable {
         case heartbeatResponse(readSequence: UInt64)
         /// The answer to a leader of an earlier term: it steps down when it sees this message's term.
         case outdated
+        /// The leader hands over: stand for election at once.
+        case timeoutNow
+        /// A follower asks the leader up to where it must apply before it may read; `request` is the follower's name for it.
+        case readRequest(UInt64)
+        case readResponse(UInt64, index: LogIndex)
     }
     package var from: MemberID
     package var to: MemberID

@@ -14,12 +14,22 @@ package struct Majority: Hashable, Sendable {
 
     package func contains(_ member: MemberID) -> Bool { voters.contains(member) }
     package var quorum: Int { voters.count / 2 + 1 }
+    /// Members that are in one of the two only.
+    package func differences(from other: Majority) -> Int {
+        voters.count { !other.contains($0) } + other.voters.count { !contains($0) }
+    }
 
     /// The greatest number that a majority has reached; `UInt64.max` for no voters at all.
     package func reached(_ number: (MemberID) -> UInt64) -> UInt64 {
-        if voters.count == 1 { return number(voters[0]) }
-        guard !voters.isEmpty else { return .max }
-        return voters.map(number).sorted(by: >)[quorum - 1]
+        switch voters.count {
+        case 0: return .max
+        case 1: return number(voters[0])
+        case 2: return min(number(voters[0]), number(voters[1]))
+        case 3:
+            let a = number(voters[0]), b = number(voters[1]), c = number(voters[2])
+            return max(min(a, b), min(max(a, b), c))
+        default: return voters.map(number).sorted(by: >)[quorum - 1]
+        }
     }
 
     package func result(_ vote: (MemberID) -> Bool?) -> VoteResult {
@@ -38,14 +48,12 @@ package struct Majority: Hashable, Sendable {
 
 /// One election's votes, a set by voter: an answer that comes twice counts once, and the first one counts.
 package struct Ballot: Hashable, Sendable {
-    private var votes: [(voter: MemberID, granted: Bool)] = []
+    private struct Vote: Hashable { var voter: MemberID; var granted: Bool }
+    private var votes: [Vote] = []
     package init() {}
     package mutating func record(_ voter: MemberID, granted: Bool) {
         guard self[voter] == nil else { return }
-        votes.append((voter, granted))
+        votes.append(Vote(voter: voter, granted: granted))
     }
     package subscript(voter: MemberID) -> Bool? { votes.first { $0.voter == voter }?.granted }
-
-    package static func == (a: Ballot, b: Ballot) -> Bool { a.votes.elementsEqual(b.votes) { $0 == $1 } }
-    package func hash(into hasher: inout Hasher) { hasher.combine(votes.count) }
 }

@@ -7,6 +7,7 @@ package import Basics
 /// 2. `.persist` asks for a write and carries the messages that may be sent once it is durable; the host answers it with
 ///    `.stored`. Writes become durable in the order in which they were asked for.
 /// 3. `.release` says how far entries may be applied: they are committed, and durable here.
+/// 4. For each entry of kind `.membership` that it applies, the host calls `adopt`: only then does it take effect.
 ///
 /// A single voter takes no short cut: it wins its own election when its vote is durable, and its entries commit when they are
 /// durable, because a majority of one is one.
@@ -14,31 +15,59 @@ package import Basics
 /// Invariant: nothing is sent before the state it depends on is durable; so requests for votes and all answers to
 /// requests for votes and to appends travel in `afterwards`. A leader's appends depend on nothing.
 /// Invariant: term and commit index never go back; at most one vote in a term.
+/// Invariant: of the entries that are not adopted yet, at most one that this member proposed is a change of membership.
 package struct Raft: Sendable {
     package struct Configuration: Sendable {
         package var member: MemberID
-        package var voters: Majority
+        /// As of the last applied entry.
+        package var membership: Membership
         /// A follower campaigns after hearing nothing for between one and two of these.
         package var electionTicks = 10
         package var heartbeatTicks = 1
         package var appendBytesMax = 1 << 20
+        /// Appends under way to one member, and their bytes: what a slow network may cost in memory.
         package var inFlightMax = 256
-        /// For the spread of election timeouts; different on each member.
+        package var inFlightBytesMax = 64 << 20
+        /// Payloads proposed and not committed: what a leader cut off from its followers may cost in memory.
+        package var uncommittedBytesMax = 256 << 20
+        /// Read rounds under way; later reads share the next one.
+        package var readRoundsMax = 4
+        package var readsWaitingMax = 4_096
+        /// A leader answers reads without asking, for as long as nobody can have replaced it if no clock runs at a different speed.
+        package var leaseReads = false
+        /// For the spread of election timeouts and the names of forwarded reads; different on each member and at each start.
         package var seed: UInt64
+        package init(member: MemberID, membership: Membership, seed: UInt64) {
+            self.member = member; self.membership = membership; self.seed = seed
+        }
         package init(member: MemberID, voters: some Sequence<MemberID>, seed: UInt64) {
-            self.member = member; self.voters = Majority(voters); self.seed = seed
+            self.init(member: member, membership: Membership(voters: voters), seed: seed)
         }
     }
 
     package enum Event: Hashable, Sendable {
         case tick
-        /// Try to lead now, without waiting for the timeout.
+        /// Try to lead now, without waiting for the timeout; as soon as no committed change of membership waits to be applied.
         case campaign
         case propose([Bytes])
+        /// Propose a change of membership; an empty payload leaves a joint one.
+        case change(payload: Bytes)
         /// Confirm that no other leader can have committed anything since: answered by `.readable` or `.readRefused`.
+        /// A follower asks its leader.
         case read(ReadContext)
         case stored(Stored)
         case received(Message)
+        /// Hand over leadership. Given up after an election timeout; see `transferTarget`.
+        case transfer(to: MemberID)
+        /// What was sent to a member lately may be lost.
+        case unreachable(MemberID)
+        /// Answers `.snapshotWanted`: the member said that it holds the store as of entry `at`, or it came to nothing (`nil`).
+        case snapshotSent(to: MemberID, at: LogIndex?)
+        /// The store of another member, as of this entry, is durable here and in use. Beforehand the host asks `admits(storeAt:)`, and
+        /// unless `log.agrees(with:)` this position, its log on disk begins anew after it: what is there is of no use any more.
+        case installed(EntryPosition, Membership)
+        /// A member whose disk lost something neither votes nor leads, and receives the log as ever.
+        case quarantine(Bool)
     }
 
     /// The host's name for a batch of reads.
@@ -53,19 +82,33 @@ package struct Raft: Sendable {
     }
 
     package enum Effect: Hashable, Sendable {
-        /// Make these durable, report `stored`, and only then send `afterwards`.
+        /// Make these durable, in one piece, report `stored`, and only then send `afterwards`.
         case persist([Entry], HardState?, afterwards: [Message], stored: Stored)
         case send([Message])
         /// Entries up to here may be applied.
         case release(through: LogIndex)
         /// The proposals of the event at hand became entries from `first` on.
         case accepted(first: LogIndex, count: Int)
-        /// They did not: this member does not lead.
-        case refused(count: Int)
+        /// They did not.
+        case refused(count: Int, because: Refusal)
         /// Once everything up to `index` is applied here, a read shows all that was acknowledged before it was asked for.
         case readable(ReadContext, index: LogIndex)
         case readRefused(ReadContext)
+        /// A member needs entries from before our log's beginning: send it the store, and say how that went (`snapshotSent`).
+        case snapshotWanted(for: MemberID)
         case standing(Standing)
+    }
+
+    package enum Refusal: Hashable, Sendable {
+        case notLeading
+        /// Leadership is being handed over.
+        case transferring
+        /// As much as is allowed waits to be committed.
+        case tooMuchUncommitted
+        /// The last change of membership is not applied yet, or this leader has yet to commit an entry.
+        case changeUnderWay
+        /// The membership is joint: nothing but leaving that is possible; or it is not, and cannot be left.
+        case wrongMembership
     }
 
     package struct Standing: Hashable, Sendable {
@@ -84,32 +127,47 @@ package struct Raft: Sendable {
     }
 
     package let configuration: Configuration
+    package internal(set) var membership: Membership
+    /// The last entry whose change of membership, if it is one, took effect.
+    var adopted: LogIndex
     package internal(set) var term: Term
     package internal(set) var vote: MemberID?
     package internal(set) var log: Log
     var role = Role.follower(leader: nil)
+    package internal(set) var isQuarantined = false
+    /// Where leases count, a restarted member may have promised a leader to be deaf: it is, for an election timeout.
+    private(set) var mayHavePromised: Bool
     /// Ticks since this member last heard from a leader, gave its vote, or (leading) checked its quorum.
     var electionElapsed = 0
     var electionTimeout = 0
     var generator: SeededGenerator
+    /// Reads asked of the leader.
+    var forwarded: ForwardedReads
 
     // What the event at hand gave rise to; empty between events.
     var outbox: [Message] = []
     var afterwards: [Message] = []
     var signals: [Effect] = []
     private var persistedState: HardState
+    /// The term this member is durably in.
+    private(set) var durableTerm: Term
     private var toldStanding: Standing
 
     /// `state` and `log` as they were found on disk.
     package init(_ configuration: Configuration, state: HardState = HardState(), log: Log = Log()) {
         precondition(configuration.electionTicks > configuration.heartbeatTicks && configuration.heartbeatTicks > 0)
         self.configuration = configuration
+        membership = configuration.membership
+        adopted = log.released
         term = max(state.term, log.last.term)
         // A vote belongs to its term.
         vote = term == state.term ? state.vote : nil
         self.log = log
         generator = SeededGenerator(seed: configuration.seed)
+        forwarded = ForwardedReads(firstRequest: generator.next())
         persistedState = state
+        durableTerm = state.term
+        mayHavePromised = configuration.leaseReads && term > 0
         toldStanding = Standing(position: .follower, term: term, leader: nil)
         restartElectionTimer()
     }
@@ -133,26 +191,39 @@ package struct Raft: Sendable {
         return Standing(position: position, term: term, leader: leader)
     }
     package var isLeader: Bool { if case .leader = role { true } else { false } }
-    /// A leader's view of the others; empty when not leading.
+    /// A leader's view of the members, itself among them; empty when not leading.
     package var progress: [Progress] { if case .leader(let leadership) = role { leadership.progress } else { [] } }
+    /// To whom leadership is being handed over.
+    package var transferTarget: MemberID? { if case .leader(let leadership) = role { leadership.transfer?.target } else { nil } }
 
     package mutating func step(_ event: consuming Event, into effects: inout [Effect]) {
         switch event {
         case .tick: tick()
-        case .campaign: if !isLeader { campaign() }
+        case .campaign: campaign()
         case .propose(let payloads): propose(payloads)
+        case .change(let payload): change(payload)
         case .read(let context): read(context)
         case .stored(let stored): self.stored(stored)
         case .received(let message): receive(message)
+        case .transfer(let target): transfer(to: target)
+        case .unreachable(let member): lead { leadership, _ in
+            if let position = leadership.position(of: member) { leadership.progress[position].isUnreachable() }
+        }
+        case .snapshotSent(let member, let index): lead { leadership, _ in
+            if let position = leadership.position(of: member) { leadership.progress[position].snapshotEnded(at: index) }
+        }
+        case .installed(let position, let membership): installed(position, membership)
+        case .quarantine(let isQuarantined): quarantine(isQuarantined)
         }
         finish(into: &effects)
     }
 
-    /// Entries up to `index` are in the store for good; they are not needed for a restart any more.
+    /// Entries up to `index` are in the store for good; they are not needed for a restart any more. The host keeps as many before
+    /// as slow followers should find here instead of receiving the store.
     package mutating func compact(through index: LogIndex) { log.compact(through: min(index, log.released)) }
 
     /// Turns what the event left behind into effects: word of leadership first, then the write, then what may be sent at once.
-    private mutating func finish(into effects: inout [Effect]) {
+    mutating func finish(into effects: inout [Effect]) {
         let standing = standing
         if standing != toldStanding {
             toldStanding = standing
@@ -174,16 +245,21 @@ package struct Raft: Sendable {
         if let through = log.release() { effects.append(.release(through: through)) }
         if !signals.isEmpty {
             effects.append(contentsOf: signals)
-            signals.removeAll()
+            signals.removeAll(keepingCapacity: true)
         }
     }
 
     private mutating func tick() {
         electionElapsed += 1
-        if isLeader {
-            tickAsLeader()
-        } else if electionElapsed >= electionTimeout, configuration.voters.contains(member) {
+        if electionElapsed >= configuration.electionTicks { mayHavePromised = false }
+        if isLeader { return tickAsLeader() }
+        tickForwardedReads()
+        guard electionElapsed >= electionTimeout else { return }
+        if canCampaign {
             campaign()
+        } else if leader != nil {
+            // It cannot stand itself; but whom it heard last does not lead any more, as far as it can tell.
+            becomeFollower(term: term, leader: nil)
         }
     }
 
@@ -192,12 +268,14 @@ package struct Raft: Sendable {
         // A word from an earlier term may be about entries that were replaced since. Every change of term is followed by a
         // write of its own, whose word covers everything before it.
         guard stored.term == term else { return }
+        durableTerm = term
         log.markDurable(through: stored.last)
         switch role {
         case .follower, .preCandidate: break
         case .candidate: countVote(of: member, granted: true)
         case .leader: lead { leadership, raft in
-            leadership[raft.member]?.isDurable(through: raft.log.durable)
+            guard let position = leadership.position(of: raft.member) else { return }
+            leadership.progress[position].isDurable(through: raft.log.durable)
             raft.advanceCommit(&leadership)
         }
         }

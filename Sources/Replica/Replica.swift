@@ -122,6 +122,7 @@ package struct Replica: ~Copyable, Sendable {
             case .readable(let context, let index): readable(context, index: index, into: &effects)
             case .readRefused(let context): readRefused(context, into: &effects)
             case .standing(let standing): take(standing, into: &effects)
+            case .snapshotWanted(let member): step(.snapshotSent(to: member, at: nil), into: &effects)
             }
         }
         raftEffects.removeAll(keepingCapacity: true)

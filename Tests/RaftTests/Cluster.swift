@@ -67,10 +67,11 @@ struct Cluster {
         case .send(let messages): wires.append(contentsOf: messages)
         case .release(let through): release(through, on: id)
         case .accepted(let first, let count): members[id - 1].accepted.append(contentsOf: first..<first + LogIndex(count))
-        case .refused(let count): members[id - 1].refused += count
+        case .refused(let count, _): members[id - 1].refused += count
         case .readable(let context, let index):
             #expect(index >= members[id - 1].raft.log.base.index)
             members[id - 1].readable[context] = index
+        case .snapshotWanted: break
         case .readRefused(let context): members[id - 1].readsRefused.append(context)
         case .standing(let standing):
             guard standing.position == .leader else { return }

@@ -98,7 +98,7 @@ struct ThreeMemberTests {
     @Test("a vote is durable before it is answered")
     func voteBeforeAnswer() {
         var cluster = Cluster(3)
-        cluster.inject(message(1, to: 2, term: 5, .voteRequest(last: EntryPosition(index: 0, term: 0))))
+        cluster.inject(message(1, to: 2, term: 5, .voteRequest(last: EntryPosition(index: 0, term: 0), isTransfer: false)))
         cluster.deliver(0)
         #expect(cluster.wires.isEmpty)
         cluster.finishWrite(2)
@@ -237,7 +237,7 @@ struct ThreeMemberTests {
             .append(previous: EntryPosition(index: .max, term: 1), entries: gap, commit: .max),
             .append(previous: EntryPosition(index: 0, term: 0), entries: [Entry(index: 1, term: 0, payload: [66])], commit: 0),
         ] { cluster.inject(message(1, to: 2, term: 1, body)) }
-        cluster.inject(message(1, to: 2, term: 0, .voteRequest(last: before)))
+        cluster.inject(message(1, to: 2, term: 0, .voteRequest(last: before, isTransfer: false)))
         cluster.inject(message(2, to: 1, term: 1, .appended(through: .max)))
         cluster.inject(message(2, to: 1, term: 1, .heartbeatResponse(readSequence: .max)))
         cluster.inject(message(2, to: 1, term: 1, .appendRejected(previous: .max, hint: EntryPosition(index: .max, term: .max))))
