@@ -74,11 +74,17 @@ enum Admission {
         return bound.resource
     }
 
-    private static func completed(_ resource: Resource) -> Resource {
+    /// Members of metadata that are left out when empty, as Kubernetes leaves them out.
+    private static let omittedWhenEmpty = ["labels", "annotations", "finalizers", "ownerReferences"]
+
+    private static func completed(_ given: Resource) -> Resource {
+        var resource = given
+        for member in omittedWhenEmpty where resource["metadata", member]?.isEmptyContainer == true { resource["metadata", member] = nil }
         switch resource.type {
         case .secrets:
             var secret = Secret(resource)
             secret.normalize()
+            if secret.resource.tree["data"]?.isEmptyContainer == true { secret.resource.tree["data"] = nil }
             return secret.resource
         case .pods:
             var pod = Pod(resource)

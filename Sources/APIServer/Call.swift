@@ -13,8 +13,6 @@ import Synchronization
 final class Call: Sendable {
     let request: Request
     let channel: any Channel
-    let identity: Identity
-    let query: RequestQuery
     let path: String
     let moment: Date
     private let clock: @Sendable () -> Date
@@ -22,6 +20,10 @@ final class Call: Sendable {
     private let state: Mutex<State>
 
     private struct State {
+        var identity = PeerIdentity.anonymous
+        /// Who asks to be taken for `identity`; nil: it is themselves.
+        var impersonator: String?
+        var query = RequestQuery.none
         var surface = "secrets"
         var verb: String
         var resource: String
@@ -29,14 +31,33 @@ final class Call: Sendable {
         var isRecorded = false
     }
 
-    init(
-        _ request: Request, channel: any Channel, identity: Identity, path: String, query: RequestQuery, moment: Date, clock: @escaping @Sendable () -> Date,
-        audit: AuditLog
-    ) {
+    /// Nobody's, with an empty query, until `identify` and `read` say otherwise: what fails there is in the trail too.
+    init(_ request: Request, channel: any Channel, path: String, moment: Date, clock: @escaping @Sendable () -> Date, audit: AuditLog) {
         self.clock = clock
-        self.request = request; self.channel = channel; self.identity = identity; self.path = path; self.query = query
+        self.request = request; self.channel = channel; self.path = path
         self.moment = moment; self.audit = audit
         state = Mutex(State(verb: request.method.rawValue.lowercased(), resource: path))
+    }
+
+    var identity: Identity { state.withLock { $0.identity } }
+    var query: RequestQuery { state.withLock { $0.query } }
+    var isImpersonated: Bool { state.withLock { $0.impersonator != nil } }
+
+    // MARK: Authenticate
+
+    func identify() async throws {
+        let peer = try await PeerIdentity.of(channel, now: moment)
+        state.withLock { $0.identity = peer }
+        guard let impersonation = try Impersonation(request.headers) else { return }
+        try authorize(impersonation.action)
+        state.withLock { state in
+            state.impersonator = peer.user
+            state.identity = impersonation.identity
+        }
+    }
+    func read(query text: Substring) throws(Status) {
+        let query = try RequestQuery(text)
+        state.withLock { $0.query = query }
     }
 
     var now: Timestamp { Timestamp(secondsSinceEpoch: Int64(moment.timeIntervalSince1970)) }
@@ -104,7 +125,8 @@ final class Call: Sendable {
         let record = state.withLock { state in
             state.isRecorded = true
             return AuditRecord(
-                timeMilliseconds: UInt64(max(0, clock().timeIntervalSince1970 * 1000)), surface: state.surface, who: identity.user, verb: state.verb,
+                timeMilliseconds: UInt64(max(0, clock().timeIntervalSince1970 * 1000)), surface: state.surface,
+                who: state.impersonator.map { "\($0) as \(state.identity.user)" } ?? state.identity.user, verb: state.verb,
                 resource: state.resource, decision: decision, outcome: outcome, count: count)
         }
         do {

@@ -15,14 +15,34 @@ enum Discovery {
     static let coreVersions: JSONValue = [
         "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [["clientCIDR": "0.0.0.0/0", "serverAddress": ""]],
     ]
-    private static let cofferVersion: JSONValue = ["groupVersion": "coffer.dev/v1", "version": "v1"]
-    private static let cofferGroup: JSONObject = ["name": "coffer.dev", "versions": [cofferVersion], "preferredVersion": cofferVersion]
 
-    static let groups: JSONValue = ["kind": "APIGroupList", "apiVersion": "v1", "groups": [.object(cofferGroup)]]
-    static var group: JSONValue {
+    static let groups: JSONValue = ["kind": "APIGroupList", "apiVersion": "v1", "groups": .array(groupNames.map { .object(described($0)) })]
+    static let groupNames = ["coffer.dev", "authentication.k8s.io", "authorization.k8s.io"]
+    private static func described(_ group: String) -> JSONObject {
+        let version: JSONValue = ["groupVersion": .string(group + "/v1"), "version": "v1"]
+        return ["name": .string(group), "versions": [version], "preferredVersion": version]
+    }
+    /// Nil for a group that is not served.
+    static func group(_ name: String) -> JSONValue? {
+        guard groupNames.contains(name) else { return nil }
         var group: JSONValue = ["kind": "APIGroup", "apiVersion": "v1"]
-        for member in cofferGroup.members { group[member.key] = member.value }
+        for member in described(name).members { group[member.key] = member.value }
         return group
+    }
+    static func resources(of group: String) -> JSONValue? {
+        if group == "coffer.dev" { return cofferResources }
+        let reviews = SelfReview.all.filter { $0.group == group }
+        guard !reviews.isEmpty else { return nil }
+        return [
+            "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": .string(group + "/v1"),
+            "resources": .array(
+                reviews.map { review in
+                    [
+                        "name": .string(review.resource), "singularName": .string(review.kind.lowercased()), "namespaced": false,
+                        "kind": .string(review.kind), "verbs": ["create"],
+                    ]
+                }),
+        ]
     }
     /// All are parts of something, so that no client takes them for resources to `get`.
     static let cofferResources: JSONValue = [
@@ -59,8 +79,9 @@ enum Discovery {
 
     static let paths: JSONValue = [
         "paths": JSONValue([
-            "/api", "/api/v1", "/apis", "/apis/coffer.dev", "/apis/coffer.dev/v1", "/healthz", "/livez", "/openapi/v2", "/openapi/v3",
-            "/openapi/v3/api/v1", "/readyz", "/version",
+            "/api", "/api/v1", "/apis",
+        ] + groupNames.sorted().flatMap { ["/apis/\($0)", "/apis/\($0)/v1"] } + [
+            "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/openapi/v3/api/v1", "/readyz", "/version",
         ])
     ]
 }
@@ -81,8 +102,6 @@ extension Endpoints {
         case "/api": return Answer.json(Discovery.coreVersions)
         case "/api/v1": return Answer.json(Discovery.coreResources)
         case "/apis": return Answer.json(Discovery.groups)
-        case "/apis/coffer.dev": return Answer.json(Discovery.group)
-        case "/apis/coffer.dev/v1": return Answer.json(Discovery.cofferResources)
         case "/version": return Answer.json(Discovery.version)
         case "/healthz", "/livez": return Answer.text("ok")
         case "/readyz":
@@ -91,7 +110,15 @@ extension Endpoints {
         case "/openapi/v2": return openAPI2(call)
         case "/openapi/v3": return Answer.json(OpenAPI.index)
         case "/openapi/v3/api/v1": return Answer.json(OpenAPI.core)
-        default: throw .noSuchPath
+        default:
+            let segments = path.split(separator: "/").map(String.init)
+            guard segments.first == "apis" else { throw .noSuchPath }
+            switch segments.count {
+            case 2: if let group = Discovery.group(segments[1]) { return Answer.json(group) }
+            case 3 where segments[2] == "v1": if let resources = Discovery.resources(of: segments[1]) { return Answer.json(resources) }
+            default: break
+            }
+            throw .noSuchPath
         }
     }
 

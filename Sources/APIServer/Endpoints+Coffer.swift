@@ -97,7 +97,7 @@ extension Endpoints {
     /// Only the node itself: an administrator may read secrets, but who opens a node's stream says that the node is there.
     private func authorizeNode(_ call: Call, _ node: String, _ subresource: String) throws(Status) {
         try authorize(call, "create", "nodes", name: node, subresource: subresource, surface: "node")
-        guard call.identity.node == node else {
+        guard call.identity.node == node, !call.isImpersonated else {
             throw .forbidden(
                 user: call.identity.user, verb: "create", type: "nodes/\(subresource)", group: "coffer.dev", name: node, why: "only the node itself may do this")
         }

@@ -41,13 +41,15 @@ struct Endpoints: HTTPResponder {
         let moment = clock()
         let whole = request.head.path ?? "/"
         let parts = whole.split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
-        let path = String(parts.first ?? "/"), query = try RequestQuery(parts.count > 1 ? parts[1] : "")
-        let identity = try await PeerIdentity.of(channel, now: moment)
-        let call = Call(request, channel: channel, identity: identity, path: path, query: query, moment: moment, clock: clock, audit: audit)
+        let path = String(parts.first ?? "/")
+        let call = Call(request, channel: channel, path: path, moment: moment, clock: clock, audit: audit)
         do {
-            switch try RequestTarget(method: request.method.rawValue, path: path, isWatch: query.isWatch) {
+            try await call.identify()
+            try call.read(query: parts.count > 1 ? parts[1] : "")
+            switch try RequestTarget(method: request.method.rawValue, path: path, isWatch: call.query.isWatch) {
             case .resource(let target): return try await answer(call, target)
             case .coffer(let segments): return try await answer(call, coffer: segments)
+            case .review(let review): return try await answer(call, review)
             case .path(let path): return try answer(call, path: path)
             }
         } catch let status as Status {
@@ -66,9 +68,7 @@ struct Endpoints: HTTPResponder {
         var action = ResourceAction(
             verb: target.verb.rawValue, resource: target.type.plural, subresource: target.subresource, namespace: target.namespace, name: target.name,
             selectedNode: selection.fields.exactValue(of: "spec.nodeName"))
-        if target.type == .pods, !target.name.isEmpty, call.identity.node != nil {
-            action.boundNode = try await boundNode(of: target)
-        }
+        if target.type == .pods, call.identity.node != nil { action.boundNode = try await boundNode(namespace: target.namespace, pod: target.name) }
         if target.type == .nodes, target.verb == .create, call.identity.node != nil {
             return try await createNode(call, target, action)
         }
@@ -86,8 +86,8 @@ struct Endpoints: HTTPResponder {
         }
     }
 
-    private func boundNode(of target: ResourceTarget) async throws(Status) -> String? {
-        guard let key = ObjectKey(.pods, namespace: target.namespace, name: target.name), let pod = try await store.find(key) else { return nil }
+    func boundNode(namespace: String, pod name: String) async throws(Status) -> String? {
+        guard let key = ObjectKey(.pods, namespace: namespace, name: name), let pod = try await store.find(key) else { return nil }
         let name = Pod(pod.shown).nodeName
         return name.isEmpty ? nil : name
     }
@@ -95,9 +95,15 @@ struct Endpoints: HTTPResponder {
     /// A node registers itself: the name that counts is the object's, which comes in the body.
     private func createNode(_ call: Call, _ target: ResourceTarget, _ action: ResourceAction) async throws -> Response {
         let document = try await RequestDocument(call.request)
+        let node = try body(call, document)
         var action = action
-        action.name = try body(call, document).at("metadata", "name")?.stringValue ?? ""
+        action.name = node.at("metadata", "name")?.stringValue ?? ""
         try call.authorize(.resource(action))
+        // Labels that an administrator sets to send pods to some nodes only are not for a node to claim.
+        let claimed = (node.at("metadata", "labels")?.objectValue?.sortedMembers ?? []).map(\.key).filter(NodeRules.isRestricted(label:))
+        guard claimed.isEmpty else {
+            throw Status.forbidden(.nodes, action.name, "is not allowed to set the following labels: \(claimed.joined(separator: ", "))")
+        }
         guard let rendering = Rendering(accept: call.request.headers[.accept]) else { throw Status.notAcceptable(accepted: Rendering.accepted) }
         return try await create(call, target, document, rendering)
     }

@@ -1,12 +1,14 @@
 import Resources
 import SecretMemory
 
-/// Kubernetes' protobuf, as far as `kubectl` writes it: its typed commands (`create secret`, `create namespace`) send it without asking.
+/// Kubernetes' protobuf, as far as `kubectl` writes it: its typed commands (`create secret`, `create namespace`, `auth can-i`) send it
+/// without asking.
 /// Read into the same documents that JSON is read into; answers are always JSON, which every client takes.
 ///
 ///     "k8s" 0x00 | runtime.Unknown { 1: TypeMeta { 1: apiVersion, 2: kind }, 2: the object's bytes, … }
 ///
-/// Field numbers are those of `k8s.io/api/core/v1/generated.proto` and `apimachinery/pkg/apis/meta/v1/generated.proto`.
+/// Field numbers are those of `generated.proto` in `k8s.io/api/core/v1`, `…/authorization/v1`, `…/authentication/v1` and
+/// `apimachinery/pkg/apis/meta/v1`.
 enum KubernetesProtobuf {
     static let mediaType = "application/vnd.kubernetes.protobuf"
 
@@ -26,9 +28,9 @@ enum KubernetesProtobuf {
             default: break
             }
         }
-        guard version == "v1" || version == "meta.k8s.io/v1", let fields = kinds[kind] else { return nil }
+        guard let fields = kinds["\(version)/\(kind)"] else { return nil }
         var object = try message(content, fields)
-        object["apiVersion"] = .string("v1")
+        object["apiVersion"] = .string(version == "meta.k8s.io/v1" ? "v1" : version)
         object["kind"] = .string(kind)
         return object
     }
@@ -54,19 +56,36 @@ enum KubernetesProtobuf {
         8: ("creationTimestamp", .time), 9: ("deletionTimestamp", .time), 10: ("deletionGracePeriodSeconds", .integer),
         11: ("labels", .map(.nowhere)), 12: ("annotations", .map(.annotations)), 14: ("finalizers", .strings),
     ]
+    private static let deleteOptions: Fields = [
+        1: ("gracePeriodSeconds", .integer), 2: ("preconditions", .message([1: ("uid", .string), 2: ("resourceVersion", .string)])),
+        4: ("propagationPolicy", .string), 5: ("dryRun", .strings),
+    ]
+    private static let resourceAttributes: Fields = [
+        1: ("namespace", .string), 2: ("verb", .string), 3: ("group", .string), 4: ("version", .string), 5: ("resource", .string),
+        6: ("subresource", .string), 7: ("name", .string),
+    ]
+    /// By API version and kind.
     private static let kinds: [String: Fields] = [
-        "Secret": [
+        "v1/Secret": [
             1: ("metadata", .message(metadata)), 2: ("data", .secretBytes), 3: ("type", .string), 4: ("stringData", .map(.members(.text))),
             5: ("immutable", .boolean),
         ],
-        "Namespace": [
+        "v1/Namespace": [
             1: ("metadata", .message(metadata)), 2: ("spec", .message([1: ("finalizers", .strings)])),
             3: ("status", .message([1: ("phase", .string)])),
         ],
-        "DeleteOptions": [
-            1: ("gracePeriodSeconds", .integer), 2: ("preconditions", .message([1: ("uid", .string), 2: ("resourceVersion", .string)])),
-            4: ("propagationPolicy", .string), 5: ("dryRun", .strings),
+        "v1/DeleteOptions": deleteOptions, "meta.k8s.io/v1/DeleteOptions": deleteOptions,
+        "authorization.k8s.io/v1/SelfSubjectAccessReview": [
+            2: (
+                "spec",
+                .message([
+                    1: ("resourceAttributes", .message(resourceAttributes)),
+                    2: ("nonResourceAttributes", .message([1: ("path", .string), 2: ("verb", .string)])),
+                ])
+            )
         ],
+        "authorization.k8s.io/v1/SelfSubjectRulesReview": [2: ("spec", .message([1: ("namespace", .string)]))],
+        "authentication.k8s.io/v1/SelfSubjectReview": [1: ("metadata", .message(metadata))],
     ]
 
     // MARK: Reading by these tables

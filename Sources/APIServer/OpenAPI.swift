@@ -51,23 +51,26 @@ enum OpenAPI {
     }
 
     private static func document(_ type: ResourceType) -> JSONValue {
-        var schema = self.schema(type.schema)
+        var schema = self.schema(type.schema, at: type.kind)
+        schema["description"] = FieldDescriptions.of[type.kind].map { .string($0) }
         schema["x-kubernetes-group-version-kind"] = [groupVersionKind(type)]
         return schema
     }
 
-    private static func schema(_ schema: Schema) -> JSONValue {
+    /// `path` begins with the kind; metadata is the same in all of them.
+    private static func schema(_ schema: Schema, at path: String) -> JSONValue {
         switch schema {
         case .anything: return ["x-kubernetes-preserve-unknown-fields": true]
-        case .string, .secretText: return ["type": "string"]
+        case .string: return ["type": "string"]
         case .integer: return ["type": "integer", "format": "int64"]
         case .boolean: return ["type": "boolean"]
         case .integerOrString: return ["x-kubernetes-int-or-string": true]
-        case .map(let value): return ["type": "object", "additionalProperties": self.schema(value)]
-        case .atomic(let inner): return self.schema(inner)
-        case .secretData: return ["type": "string", "format": "byte"]
+        case .map(let value): return ["type": "object", "additionalProperties": self.schema(value, at: path)]
+        case .atomic(let inner): return self.schema(inner, at: path)
+        case .secretData: return ["type": "object", "additionalProperties": ["type": "string", "format": "byte"]]
+        case .secretText: return ["type": "object", "additionalProperties": ["type": "string"]]
         case .list(let element, let merge):
-            var list: JSONValue = ["type": "array", "items": self.schema(element)]
+            var list: JSONValue = ["type": "array", "items": self.schema(element, at: path)]
             switch merge {
             case .atomic: list["x-kubernetes-list-type"] = "atomic"
             case .set:
@@ -80,7 +83,12 @@ enum OpenAPI {
             return list
         case .object(let members, let isOpen):
             var properties = JSONObject()
-            for key in members.keys.sorted() { properties[key] = members[key].map { self.schema($0) } }
+            for (key, member) in members.sorted(by: { $0.key < $1.key }) {
+                let place = key == "metadata" ? "metadata" : "\(path).\(key)"
+                var property = self.schema(member, at: place)
+                if let description = FieldDescriptions.of[place] ?? FieldDescriptions.of[key] { property["description"] = .string(description) }
+                properties[key] = property
+            }
             var object: JSONValue = ["type": "object", "properties": .object(properties)]
             if isOpen { object["x-kubernetes-preserve-unknown-fields"] = true }
             return object

@@ -5,6 +5,9 @@ import Resources
 struct RequestQuery: Equatable {
     private var values: [String: String] = [:]
 
+    static let none = RequestQuery()
+    private init() {}
+
     /// Of what follows the `?`.
     init(_ text: Substring) throws(Status) {
         for pair in text.split(separator: "&", omittingEmptySubsequences: true) {

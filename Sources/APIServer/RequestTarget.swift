@@ -1,3 +1,4 @@
+import Access
 import Resources
 
 /// What a request is about, read from its method and path as Kubernetes reads them (`apiserver/pkg/endpoints/request/requestinfo.go`):
@@ -8,6 +9,8 @@ enum RequestTarget: Equatable {
     case resource(ResourceTarget)
     /// Coffer's own group, by its segments after the version: `["nodes", "a", "sync"]`.
     case coffer([String])
+    /// What somebody asks about themselves.
+    case review(SelfReview)
     /// Discovery, health, version: by its path.
     case path(String)
 
@@ -19,6 +22,8 @@ enum RequestTarget: Equatable {
         }
         if segments.starts(with: ["apis", "coffer.dev", "v1"]), segments.count > 3 {
             self = .coffer(Array(segments.dropFirst(3)))
+        } else if segments.count == 4, let review = SelfReview.all.first(where: { ["apis", $0.group, "v1", $0.resource] == segments }) {
+            self = .review(review)
         } else if segments.starts(with: ["api", "v1"]), segments.count > 2 {
             self = .resource(try ResourceTarget(method: method, segments: Array(segments.dropFirst(2)), isWatch: isWatch))
         } else {

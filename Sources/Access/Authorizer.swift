@@ -61,7 +61,7 @@ package enum Decision: Sendable, Equatable {
 ///
 ///   (1) `system:masters` may do everything.
 ///   (2) A node may what `node.md` §2 gives it (see `NodeRules`), and nothing else: no secret, whatever the path to it.
-///   (3) Whoever has authenticated may see what is served (discovery, version).
+///   (3) Whoever has authenticated may see what is served (discovery, version), and ask what they may do themselves.
 ///   (4) Anybody may ask whether the server is alive.
 package enum Authorizer {
     package static func decide(_ identity: Identity, _ action: Action) -> Decision {
@@ -69,6 +69,7 @@ package enum Authorizer {
         switch action {
         case .path(let verb, let path): return decide(path: path, verb, identity)
         case .resource(let action):
+            if isSelfReview(action), identity.groups.contains(Identity.authenticated) { return .allowed }  // (3)
             if let node = identity.node { return NodeRules(node: node).decide(action) }  // (2)
             if identity.groups.contains(Identity.nodes) || identity.user.hasPrefix(Identity.nodeUserPrefix) {
                 return .denied(because: "unknown node for user \"\(identity.user)\"")
@@ -77,19 +78,50 @@ package enum Authorizer {
         }
     }
 
+    private static func isSelfReview(_ action: ResourceAction) -> Bool {
+        action.verb == "create" && SelfReview.all.contains { $0.group == action.group && $0.resource == action.resource }
+    }
+
+    /// The same rules as a list, for who asks what they may do. Each of them is allowed by `decide`; what is not in it is not.
+    package static func rules(of identity: Identity) -> (resources: [ResourceRule], paths: [PathRule]) {
+        if identity.groups.contains(Identity.administrators) {
+            return ([ResourceRule(verbs: ["*"], groups: ["*"], resources: ["*"])], [PathRule(verbs: ["*"], paths: ["*"])])
+        }
+        let health = PathRule(verbs: ["get"], paths: healthPaths + healthPaths.map { $0 + "/*" })
+        guard identity.groups.contains(Identity.authenticated) else { return ([], [health]) }
+        let reviews = SelfReview.all.map { ResourceRule(verbs: ["create"], groups: [$0.group], resources: [$0.resource]) }
+        let served = PathRule(verbs: ["get"], paths: servedPaths + servedPaths.map { $0 + "/*" })
+        return (reviews + (identity.node.map { NodeRules(node: $0).rules } ?? []), [health, served])
+    }
+    private static let healthPaths = ["/healthz", "/livez", "/readyz"], servedPaths = ["/api", "/apis", "/version", "/openapi"]
+
     private static func decide(path: String, _ verb: String, _ identity: Identity) -> Decision {
         guard verb == "get" || verb == "head" else { return .denied(because: "no rule allows it") }
         func isUnder(_ roots: [String]) -> Bool { roots.contains { path == $0 || path.hasPrefix($0 + "/") } }
-        if isUnder(["/healthz", "/livez", "/readyz"]) { return .allowed }  // (4)
-        if identity.groups.contains(Identity.authenticated), isUnder(["/api", "/apis", "/version", "/openapi"]) { return .allowed }  // (3)
+        if isUnder(healthPaths) { return .allowed }  // (4)
+        if identity.groups.contains(Identity.authenticated), isUnder(servedPaths) { return .allowed }  // (3)
         return .denied(because: "no rule allows it")
     }
 }
 
 /// What a node may do: report itself, follow the pods bound to it and report their status, and receive secrets by its own
 /// stream, where the server computes what it is entitled to. It never names a secret.
-struct NodeRules {
+package struct NodeRules {
     let node: String
+
+    /// As Kubernetes' NodeRestriction has it.
+    package static func isRestricted(label: String) -> Bool {
+        let prefix = label.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false).first.map(String.init) ?? ""
+        return label.contains("/") && (prefix == "node-restriction.kubernetes.io" || prefix.hasSuffix(".node-restriction.kubernetes.io"))
+    }
+
+    var rules: [ResourceRule] {
+        [
+            ResourceRule(verbs: ["create", "get"], groups: [""], resources: ["nodes"], names: [node]),
+            ResourceRule(verbs: ["get", "patch", "update"], groups: [""], resources: ["nodes/status"], names: [node]),
+            ResourceRule(verbs: ["create"], groups: ["coffer.dev"], resources: ["nodes/acks", "nodes/sync"], names: [node]),
+        ]
+    }
 
     func decide(_ action: ResourceAction) -> Decision {
         switch (action.group, action.resource) {

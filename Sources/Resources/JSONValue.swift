@@ -132,6 +132,14 @@ extension JSONValue {
         default: nil
         }
     }
+    /// Of an object or an array.
+    package var isEmptyContainer: Bool {
+        switch self {
+        case .object(let object): object.isEmpty
+        case .array(let elements): elements.isEmpty
+        default: false
+        }
+    }
     package var isNull: Bool { if case .null = self { true } else { false } }
     package var isSecret: Bool { secretValue != nil }
 

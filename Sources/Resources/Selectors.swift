@@ -129,8 +129,7 @@ package struct FieldSelector: Sendable, Equatable {
                 throw .badRequest("invalid selector: '\(text)'; can't understand '\(term)'")
             }
             guard Self.fields(of: type).contains(field) else {
-                throw .badRequest(
-                    "Unable to find \"\(type.qualifiedName)\" that match label selector \"\", field selector \"\(text)\": field label not supported: \(field)")
+                throw .badRequest("field label not supported: \(field)")
             }
             requirements.append(Requirement(field: field, equals: equals, value: value))
         }

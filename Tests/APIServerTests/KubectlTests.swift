@@ -180,7 +180,15 @@ struct Kubectl {
             expect(try await kubectl.run("explain", "pod.spec.volumes"), contains: "secret")
             expect(try await kubectl.run("api-resources"), contains: "secrets", "pods", "nodes", "namespaces")
             expect(try await kubectl.run("version"), contains: "Server Version: v1.32")
-            expect(try await kubectl.run("auth", "whoami"), 1)
+            expect(try await kubectl.run("explain", "secret.data"), contains: "map[string]string", "The values in base64")
+            expect(try await kubectl.run("auth", "whoami"), contains: "coffer-admin", "system:masters")
+            expect(try await kubectl.run("auth", "can-i", "create", "secrets"), contains: "yes")
+            expect(
+                try await kubectl.run("auth", "can-i", "get", "secrets", "--as=system:node:a", "--as-group=system:nodes"), 1,
+                contains: "no - a node receives secrets by its sync stream only")
+            expect(try await kubectl.run("auth", "can-i", "--list"), contains: "*.*", "[*]")
+            expect(try await kubectl.run("get", "secrets", "--as=jane"), 1, contains: "User \"jane\" cannot list resource \"secrets\"")
+            expect(try await kubectl.run("get", "events"), 1, contains: "the server doesn't have a resource type \"events\"")
             expect(try await kubectl.run("delete", "namespace", "prod", "--timeout=20s"), contains: "namespace \"prod\" deleted")
             expect(try await kubectl.run("get", "pods", "-A"), contains: "No resources found")
             expect(try await kubectl.run("delete", "namespace", "default"), 1, contains: "this namespace may not be deleted")

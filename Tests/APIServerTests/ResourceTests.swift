@@ -21,6 +21,7 @@ import Testing
         #expect(created.json["type"]?.stringValue == "Opaque")
         #expect(created.json.at("metadata", "uid")?.stringValue?.count == 36)
         #expect(created.json.at("metadata", "namespace")?.stringValue == "default")
+        #expect(created.json.at("metadata", "labels") == nil)
         #expect(Timestamp(created.json.at("metadata", "creationTimestamp")?.stringValue ?? "") != nil)
         let yaml = "apiVersion: v1\nkind: Secret\nmetadata:\n  name: two\nstringData:\n  password: |\n    line\n"
         #expect(try await server.call(.POST, secretsPath, contentType: "application/yaml", text: yaml).code == 201)
@@ -207,6 +208,8 @@ import Testing
         #expect(failed.code == 422)
         let merge = try await server.call(.PATCH, path, ["data": ["user": nil], "metadata": ["labels": ["a": nil, "b": "2"]]], contentType: "application/merge-patch+json")
         #expect(merge.json.at("metadata", "labels") == ["b": "2"] && !merge.text.contains("YWRtaW4="))
+        let bare = try await server.call(.PATCH, path, ["metadata": ["labels": ["b": nil]]], contentType: "application/merge-patch+json")
+        #expect(bare.code == 200 && bare.json.at("metadata", "labels") == nil, "what is empty is left out")
         let strategic = try await server.call(
             .PATCH, path, ["stringData": ["token": "t"], "metadata": ["annotations": ["note": "n"]]], contentType: "application/strategic-merge-patch+json")
         #expect(strategic.code == 200 && strategic.text.contains("dA==") && strategic.text.contains("b25l"))
@@ -329,7 +332,14 @@ import Testing
         #expect(try await server.call(.GET, "/apis/coffer.dev/v1").json["resources"]?.arrayValue?.isEmpty == false)
         #expect(try await server.call(.GET, "/version").json["major"]?.stringValue == "1")
         let openAPI = try await server.call(.GET, "/openapi/v3/api/v1").json
-        #expect(openAPI.at("components", "schemas", "io.k8s.api.core.v1.Secret", "properties", "stringData") != nil)
+        let secret = openAPI.at("components", "schemas", "io.k8s.api.core.v1.Secret", "properties")
+        #expect(secret?.at("data", "additionalProperties", "format")?.stringValue == "byte")
+        #expect(secret?.at("stringData", "description")?.stringValue?.isEmpty == false)
+        for group in ["authorization.k8s.io", "authentication.k8s.io", "coffer.dev"] {
+            #expect(try await server.call(.GET, "/apis/\(group)").json.at("preferredVersion", "groupVersion")?.stringValue == group + "/v1")
+            #expect(try await server.call(.GET, "/apis/\(group)/v1").json["resources"]?.arrayValue?.isEmpty == false)
+        }
+        #expect(try await server.call(.GET, "/apis/apps/v1").code == 404)
         #expect(try await server.call(.GET, "/openapi/v2").json["swagger"]?.stringValue == "2.0")
         let protobuf = try await server.call(.GET, "/openapi/v2", accept: "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")
         #expect(protobuf.headers.first(name: "Content-Type") == "application/com.github.proto-openapi.spec.v2.v1.0+protobuf")
@@ -371,6 +381,10 @@ import Testing
         _ = try await server.call(.GET, secretsPath + "/missing")
         _ = try await server.call(.GET, secretsPath, as: .node("a"))
         _ = try await server.call(.POST, secretsPath, text: "{")
+        _ = try await server.call(.GET, secretsPath + "?labelSelector=%zz")
+        _ = try await server.call(.GET, "/%2e%2e/secrets")
+        server.clock.advance(seconds: 400 * 86_400)
+        _ = try await server.call(.GET, secretsPath + "/web")
         try server.audit.flush()
         let lines = try String(contentsOfFile: server.auditPath, encoding: .utf8).split(separator: "\n").dropFirst(before)
             .map { try JSONValue(parsing: String($0), secrets: .nowhere) }
@@ -383,6 +397,9 @@ import Testing
             "coffer-admin get namespaces/default/secrets/missing allowed 404",
             "system:node:a list namespaces/default/secrets denied 403",
             "coffer-admin create namespaces/default/secrets allowed 400",
+            "coffer-admin get \(secretsPath) denied 400",
+            "coffer-admin get /%2e%2e/secrets denied 400",
+            "system:anonymous get \(secretsPath)/web denied 401",
         ])
         #expect(lines.allSatisfy { $0["because"]?.stringValue?.isEmpty == false })
         #expect(try !String(contentsOfFile: server.auditPath, encoding: .utf8).contains("very-secret"))

@@ -114,13 +114,14 @@ final class TestServer: Sendable {
     /// One request as one client, JSON in and out.
     func call(
         _ method: HTTPMethod, _ path: String, _ body: JSONValue? = nil, as identity: CertificateIdentity? = .administrator, http1: Bool = false,
-        contentType: String = "application/json", accept: String? = nil, text: String? = nil
+        contentType: String = "application/json", accept: String? = nil, text: String? = nil, headers: [(String, String)] = []
     ) async throws -> Reply {
         let client = try client(identity, http1: http1)
         defer { Task { try? await client.shutdown() } }
         var request = HTTPClientRequest(url: "https://127.0.0.1:\(port)\(path)")
         request.method = method
         if let accept { request.headers.add(name: "Accept", value: accept) }
+        request.headers.add(contentsOf: headers)
         if let bytes = text.map({ Bytes($0.utf8) }) ?? body?.encodedBytes() {
             request.headers.add(name: "Content-Type", value: contentType)
             request.body = .bytes(ByteBuffer(bytes: bytes))

@@ -87,12 +87,53 @@ import Testing
         allowed("anybody asks for health", anonymous, .path(verb: "get", path: "/readyz")),
         disallowed("anybody sees what is served", anonymous, .path(verb: "get", path: "/api")),
         disallowed("anybody lists secrets", anonymous, action("list", "secrets")),
+
+        allowed("a stranger asks what it may do", stranger, action("create", "selfsubjectaccessreviews", group: "authorization.k8s.io")),
+        allowed("a node asks who it is", nodeA, action("create", "selfsubjectreviews", group: "authentication.k8s.io")),
+        disallowed("anybody asks what they may do", anonymous, action("create", "selfsubjectaccessreviews", group: "authorization.k8s.io")),
+        disallowed("a stranger asks what others may do", stranger, action("create", "subjectaccessreviews", group: "authorization.k8s.io")),
+        disallowed("a stranger lists reviews", stranger, action("list", "selfsubjectaccessreviews", group: "authorization.k8s.io")),
+        allowed("an administrator impersonates", admin, action("impersonate", "users", name: "eve")),
+        disallowed("a stranger impersonates", stranger, action("impersonate", "users", name: "admin")),
+        disallowed("a node impersonates", nodeA, action("impersonate", "users", name: "system:node:b")),
     ]
 
     @Test("the authorizer's table", arguments: table)
     func decides(_ entry: Case) {
         #expect(Authorizer.decide(entry.identity, entry.action).isAllowed == entry.allowed)
     }
+
+    @Test("what somebody may do, as a list, is what is decided of it", arguments: [admin, nodeA, nodeWithoutGroup, stranger, anonymous])
+    func rules(of identity: Identity) {
+        let (resources, paths) = Authorizer.rules(of: identity)
+        for rule in resources {
+            for verb in rule.verbs {
+                for (group, resource) in zip(rule.groups, rule.resources) {
+                    for name in rule.names.isEmpty ? [""] : rule.names {
+                        #expect(Authorizer.decide(identity, Self.action(verb, resource, name: name, group: group)).isAllowed, "\(verb) \(resource) \(name)")
+                    }
+                }
+            }
+        }
+        for rule in paths {
+            for verb in rule.verbs { for path in rule.paths { #expect(Authorizer.decide(identity, .path(verb: verb, path: path)).isAllowed, "\(path)") } }
+        }
+        // Nothing that is denied is in the list.
+        for entry in Self.table where !entry.allowed && entry.identity == identity {
+            guard case .resource(let action) = entry.action else { continue }
+            let resource = action.resource + (action.subresource.isEmpty ? "" : "/" + action.subresource)
+            #expect(!resources.contains { rule in
+                rule.verbs.contains(action.verb) && rule.groups.contains(action.group) && rule.resources.contains(resource)
+                    && (rule.names.isEmpty || rule.names.contains(action.name))
+            }, "\(entry.testDescription)")
+        }
+    }
+
+    @Test("labels that keep pods to some nodes are told from others", arguments: [
+        ("node-restriction.kubernetes.io/tier", true), ("a.node-restriction.kubernetes.io/tier", true), ("node-restriction.kubernetes.io", false),
+        ("xnode-restriction.kubernetes.io/tier", false), ("kubernetes.io/hostname", false), ("tier", false),
+    ])
+    func restrictedLabels(label: String, isRestricted: Bool) { #expect(NodeRules.isRestricted(label: label) == isRestricted) }
 
     @Test("a denial says why")
     func reasons() {
