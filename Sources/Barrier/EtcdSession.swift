@@ -99,13 +99,16 @@ package enum EtcdFailure: Error, Equatable, Sendable {
     case refused(CommandRefusal)
     case unreadable(UnreadableValue)
     case overloaded, outcomeUnknown
+    /// The disk is full; what does not grow the store still passes.
+    case noSpace
     case notLeader(MemberID?)
     case unavailable(String)
 
-    init(_ error: ReplicaError) {
+    package init(_ error: ReplicaError) {
         switch error {
         case .refused(let refusal): self = .refused(refusal)
         case .overloaded: self = .overloaded
+        case .noSpace: self = .noSpace
         case .notLeader(let member): self = .notLeader(member)
         case .outcomeUnknown: self = .outcomeUnknown
         case .unavailable(let reason): self = .unavailable(reason)

@@ -158,6 +158,7 @@ extension BarrierError {
         case .refused(let refusal): self = .refused("\(refusal)")
         case .unreadable(let value): self = .unreadable(value)
         case .overloaded: self = .overloaded
+        case .noSpace: self = .unavailable("the store's disk is full: deletions still pass, and writes again once there is room")
         case .outcomeUnknown: self = .unavailable("the outcome is not known: look, then try again")
         case .notLeader: self = .unavailable("no leader")
         case .unavailable(let reason): self = .unavailable(reason)

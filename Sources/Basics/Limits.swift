@@ -33,6 +33,12 @@ package enum Limits {
     /// Streams a client may have open on one connection.
     package static let streamsPerConnectionMax = 1_000
     package static let connectionsMax = 10_000
+    /// Members of one cluster, learners included; also URLs of one member. Beyond seven, each further voter only costs.
+    package static let membersMax = 64
+    /// A member's name, or one URL of it.
+    package static let memberTextBytesMax = 1_024
+    /// One message between members: a batch of entries, and room for one large entry more.
+    package static let peerMessageBytesMax = 16 << 20
     /// A manifest given to the command line.
     package static let manifestBytesMax = 16 << 20
     /// Pods on one node (Kubernetes' default is 110).

@@ -216,6 +216,7 @@ extension CofferError {
         case .refused(let refusal): self.init(.invalid, "the store refuses: \(refusal)")
         case .unreadable(let value): self.init(.unreadable, value.description)
         case .overloaded: self.init(.busy, "too much is under way: try again")
+        case .noSpace: self.init(.unavailable, "the disk is full: entries can still be removed, and written again once there is room")
         case .outcomeUnknown: self.init(.unavailable, "the store stopped; whether the change was made shows when it is opened again")
         case .notLeader: self.init(.unavailable, "this member does not lead")
         case .unavailable(let reason): self.init(.unavailable, reason)

@@ -25,6 +25,7 @@ extension Status {
         case .refused(let refusal): self.init(refusal)
         case .unreadable(let value): self.init(.dataLoss, "etcdserver: \(value)")
         case .overloaded: self = .tooManyRequests
+        case .noSpace: self.init(.resourceExhausted, "etcdserver: mvcc: database space exceeded")
         case .outcomeUnknown: self.init(.unavailable, "etcdserver: request timed out")
         case .notLeader: self.init(.unavailable, "etcdserver: no leader")
         case .unavailable(let reason): self.init(.unavailable, "etcdserver: \(reason)")
@@ -44,8 +45,25 @@ extension Status {
         case .nestingTooDeep: self = .nestedTooDeep
         // The Barrier retries these; what still comes through is load.
         case .guardFailed, .staleKey: self = .tooManyRequests
+        case .member(let refusal): self.init(refusal)
         case .limitReached: self.init(.resourceExhausted, "etcdserver: a limit is reached")
         case .domainExists, .unknownKey, .keyInUse, .conflict: self.init(.failedPrecondition, "etcdserver: \(refusal)")
+        }
+    }
+
+    init(_ refusal: MemberRefusal) {
+        switch refusal {
+        case .exists: self.init(.failedPrecondition, "etcdserver: member ID already exist")
+        case .peerURLTaken: self.init(.failedPrecondition, "etcdserver: Peer URLs already exists")
+        case .notFound: self.init(.notFound, "etcdserver: member not found")
+        case .removed: self.init(.notFound, "etcdserver: member not found")
+        case .notLearner: self.init(.failedPrecondition, "etcdserver: can only promote a learner member")
+        case .alreadyLearner: self.init(.failedPrecondition, "etcdserver: the member is a learner already")
+        case .notInSync: self.init(.failedPrecondition, "etcdserver: can only promote a learner member which is in sync with leader")
+        case .losesQuorum: self.init(.failedPrecondition, "etcdserver: re-configuration failed due to not enough started members")
+        case .lastVoter: self.init(.failedPrecondition, "etcdserver: the last voting member stays")
+        case .tooMany: self.init(.failedPrecondition, "etcdserver: too many members in cluster")
+        case .notNow(let reason): self.init(.unavailable, "etcdserver: unhealthy cluster: \(reason)")
         }
     }
 }

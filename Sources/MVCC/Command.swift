@@ -18,6 +18,37 @@ package enum Command: Hashable, Sendable {
     case key(KeyCommand)
     /// A named replicated setting (domain rules, progress of a rotation…): last writer wins, or guarded by `expecting`.
     case setting(name: Bytes, value: Bytes?, expecting: Bytes??)
+    case member(MemberCommand)
+    case alarm(Alarm, isRaised: Bool)
+}
+
+extension Command {
+    /// Whether it takes room that does not come back by itself: what a full disk refuses. Whatever gives room back passes.
+    package var growsStore: Bool {
+        switch self {
+        case .put, .leaseGrant, .reseal: true
+        case .transaction(let transaction, _): transaction.puts
+        case .key(let command):
+            switch command {
+            case .createDomain, .addDataKey, .addKeyEncryptionKey: true
+            case .rewrapDataKey, .rewrapKeyEncryptionKey, .destroyDataKey, .destroyKeyEncryptionKey, .shredDomain: false
+            }
+        case .setting(_, let value, _): value != nil
+        case .none, .deleteRange, .compact, .leaseRevoke, .leaseCheckpoint, .member, .alarm: false
+        }
+    }
+}
+extension Transaction {
+    /// Whether either branch may put.
+    var puts: Bool {
+        (success + failure).contains { operation in
+            switch operation {
+            case .put: true
+            case .transaction(let nested): nested.puts
+            case .range, .deleteRange: false
+            }
+        }
+    }
 }
 
 package struct LeaseCheckpoint: Hashable, Sendable {
@@ -105,6 +136,7 @@ package enum CommandRefusal: Error, Hashable, Sendable {
     case staleKey(DataKeyID)
     case domainExists(DomainID), unknownKey, keyInUse(count: Int64), conflict
     case tooManyOperations, nestingTooDeep, limitReached
+    case member(MemberRefusal)
 }
 
 package enum CommandResult: Hashable, Sendable {

@@ -9,7 +9,7 @@ package import Basics
 extension Command {
     private static let format: UInt8 = 1
     private enum Kind: UInt8 {
-        case none = 0, put, deleteRange, transaction, compact, leaseGrant, leaseRevoke, leaseCheckpoint, reseal, key, setting
+        case none = 0, put, deleteRange, transaction, compact, leaseGrant, leaseRevoke, leaseCheckpoint, reseal, key, setting, member, alarm
     }
 
     package func encode() -> Bytes {
@@ -51,6 +51,14 @@ extension Command {
             writer.write(optional: value)
             writer.write(bool: expecting != nil)
             if let expecting { writer.write(optional: expecting) }
+        case .member(let command):
+            writer.write(Kind.member.rawValue)
+            writer.write(command)
+        case .alarm(let alarm, let isRaised):
+            writer.write(Kind.alarm.rawValue)
+            writer.write(alarm.kind.rawValue)
+            writer.write(alarm.member.rawValue)
+            writer.write(bool: isRaised)
         }
         return writer.bytes
     }
@@ -109,6 +117,10 @@ extension Command {
             let name = try reader.readPrefixed(), value = try reader.readOptional()
             let expecting: Bytes?? = try reader.readBool() ? .some(try reader.readOptional()) : nil
             self = .setting(name: name, value: value, expecting: expecting)
+        case .member: self = .member(try reader.readMemberCommand())
+        case .alarm:
+            let alarm: Alarm.Kind = try reader.readRawValue("alarm")
+            self = .alarm(Alarm(alarm, of: MemberID(try reader.read())), isRaised: try reader.readBool())
         }
         try reader.expectEnd()
     }
@@ -257,7 +269,7 @@ extension ByteReader {
         return list
     }
 
-    private mutating func readRawValue<T: RawRepresentable<UInt8>>(_ what: String) throws(MalformedBytes) -> T {
+    fileprivate mutating func readRawValue<T: RawRepresentable<UInt8>>(_ what: String) throws(MalformedBytes) -> T {
         let raw: UInt8 = try read()
         guard let value = T(rawValue: raw) else { throw MalformedBytes("\(raw) is no \(what)", at: offset - 1) }
         return value

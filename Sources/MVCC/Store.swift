@@ -16,6 +16,7 @@ package struct Store: ~Copyable, Sendable {
     /// Domains, KEKs and DEKs with their counts.
     package internal(set) var keys = KeyTable()
     var settings: [Bytes: Bytes] = [:]
+    package internal(set) var members = MemberTable()
 
     /// etcd's "current revision".
     package internal(set) var revision: Int64 = 1
@@ -59,6 +60,8 @@ package struct Store: ~Copyable, Sendable {
         case .reseal(let reseals): result = reseal(reseals, &applied)
         case .key(let command): result = applyKey(command, &applied)
         case .setting(let name, let value, let expecting): result = set(name, value, expecting, &applied)
+        case .member(let command): result = applyMember(command, &applied)
+        case .alarm(let alarm, let isRaised): result = set(alarm, isRaised, &applied)
         }
         if changes > 0 { revision += 1 }
         return result
@@ -68,6 +71,7 @@ package struct Store: ~Copyable, Sendable {
     /// `Applied` that is stored in one transaction; without it a restart finds counts that do not match the records, and says so.
     package mutating func checkpoint(into applied: inout Applied) {
         keys.writeCounts(into: &applied.tables)
+        members.writeForwarded(into: &applied.tables)
         applied.tables.append(TableRow.write(TableRow.State(revision: revision, cells: index.cellCount, hash: hash.value)))
     }
 
@@ -329,4 +333,33 @@ package struct Store: ~Copyable, Sendable {
         applied.tables.append(row)
         return .success(.none)
     }
+
+    // MARK: Members
+
+    private mutating func applyMember(_ command: MemberCommand, _ applied: inout Applied) -> Result<CommandResult, CommandRefusal> {
+        let before = applied.tables.count
+        if let refusal = members.apply(command, into: &applied.tables) { return .failure(.member(refusal)) }
+        mix(applied.tables[before...])
+        return .success(.none)
+    }
+
+    private mutating func set(_ alarm: Alarm, _ isRaised: Bool, _ applied: inout Applied) -> Result<CommandResult, CommandRefusal> {
+        guard members.hasAlarm(alarm.kind, of: alarm.member) != isRaised else { return .success(.none) }
+        if isRaised, members[alarm.member] == nil { return .failure(.member(.notFound(alarm.member))) }
+        let before = applied.tables.count
+        members.set(alarm, isRaised: isRaised, into: &applied.tables)
+        mix(applied.tables[before...])
+        return .success(.none)
+    }
+
+    /// Whether a forwarded command may be applied: each one once. Called before `apply`; a second one is applied as `.none`.
+    package mutating func admit(_ origin: Origin) -> Bool {
+        hash.mix(origin.member.rawValue)
+        hash.mix(origin.incarnation)
+        hash.mix(origin.sequence)
+        return members.admit(origin)
+    }
+
+    /// Keeps membership as consensus has it, with what was applied so far. Derived from the log: no part of the hash.
+    package mutating func keep(consensus: Bytes, into applied: inout Applied) { members.set(consensus: consensus, into: &applied.tables) }
 }

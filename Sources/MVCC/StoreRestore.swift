@@ -31,14 +31,15 @@ extension Store {
         recent.append(at, version.key)
     }
 
-    /// One row of a table. Rows of `meta` and `members` that are not the store's own are passed over.
+    /// One row of a table. Rows of `meta` that are not the store's own are passed over.
     package mutating func restore(table row: TableWrite) throws(RestoreError) {
         guard let value = row.value else { return }
         do throws(MalformedBytes) {
             switch row.table {
             case .meta where row.key == TableRow.compactKey: compactRevision = try TableRow.compact(value)
             case .meta where row.key == TableRow.stateKey: restoring.state = try TableRow.state(value)
-            case .meta, .members: break
+            case .meta: break
+            case .members: try members.restore(key: row.key, value)
             case .leases: leases.insert(try TableRow.lease(row.key, value))
             case .keyEncryptionKeys: keys.restore(try TableRow.keyEncryptionKey(row.key, value))
             case .dataKeys: keys.restore(try TableRow.dataKey(row.key, value))

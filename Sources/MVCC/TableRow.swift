@@ -8,6 +8,7 @@ import Basics
 ///     leases              i64 id                  1 | i64 seconds | i64 checkpoint seconds
 ///     settings            name                    the value itself
 ///     meta "mvcc/compact"                         1 | i64 revision
+///     members             (see MemberRow)
 ///     meta "mvcc/state"                           1 | i64 revision | i64 cells | u64 hash
 enum TableRow {
     static let format: UInt8 = 1

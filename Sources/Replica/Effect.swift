@@ -52,6 +52,8 @@ package enum Outcome: Sendable, Equatable {
     case leases([LeaseID], revision: Int64)
     case refused(CommandRefusal)
     case notLeader(MemberID?)
+    /// It would grow the store, and the leader's disk is full. Nothing was changed.
+    case noSpace
     /// Leadership was lost while it was under way.
     case unknown
 }

@@ -17,6 +17,8 @@ package enum Event: Sendable {
     case received([Message])
     /// The record lane takes what was applied: answered by `.store` if there is anything new.
     case storeDue
+    /// Whether the disk has run out of room beyond what is set aside: as long as it has, proposals that grow the store are refused.
+    case space(isShort: Bool)
     /// The record lane holds durably all that was applied up to here.
     case stored(through: LogIndex)
 }

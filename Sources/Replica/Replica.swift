@@ -44,6 +44,7 @@ package struct Replica: ~Copyable, Sendable {
     private var checkpointIndex: LogIndex
     private var storedIndex: LogIndex
     private var isHalted = false
+    private var isSpaceShort = false
     private var raftEffects: [Raft.Effect] = []
 
     package enum RestartError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -101,6 +102,7 @@ package struct Replica: ~Copyable, Sendable {
         case .received(let messages): for message in messages { step(.received(message), into: &effects) }
         case .storeDue: checkpoint(into: &effects)
         case .stored(let index): stored(index, into: &effects)
+        case .space(let isShort): isSpaceShort = isShort
         }
     }
 
@@ -142,8 +144,16 @@ package struct Replica: ~Copyable, Sendable {
     }
 
     private mutating func propose(_ proposed: [Proposal], into effects: inout EffectBuffer) {
+        let proposed = isSpaceShort ? withoutGrowing(proposed, into: &effects) : proposed
         guard !proposed.isEmpty else { return }
         step(.propose(proposed.map(\.payload)), proposed: proposed, into: &effects)
+    }
+
+    /// Refuses what would grow the store, and answers the rest.
+    private func withoutGrowing(_ proposed: [Proposal], into effects: inout EffectBuffer) -> [Proposal] {
+        let replies = proposed.filter(\.command.growsStore).compactMap(\.ticket).map { Reply($0, .noSpace) }
+        if !replies.isEmpty { effects.append(.answer(replies)) }
+        return proposed.filter { !$0.command.growsStore }
     }
 
     private func refuse(_ proposed: [Proposal], into effects: inout EffectBuffer) {

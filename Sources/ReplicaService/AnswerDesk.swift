@@ -63,6 +63,7 @@ extension Reply {
         case .leases(let ids, let revision): .success(.leases(ids, revision: revision))
         case .refused(let refusal): .failure(.refused(refusal))
         case .notLeader(let leader): .failure(.notLeader(leader))
+        case .noSpace: .failure(.noSpace)
         case .unknown: .failure(.outcomeUnknown)
         }
     }

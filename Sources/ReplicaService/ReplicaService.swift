@@ -97,7 +97,9 @@ package final class ReplicaService: Sendable {
         let configuration = Replica.Configuration(raft: Raft.Configuration(member: member, voters: [member], seed: generator.next()))
         let state = log.state.map { HardState(term: $0.term, vote: $0.vote, commit: $0.commit) } ?? HardState()
         return try Replica(
-            configuration, store: store, state: state, entries: log.entries.map { Entry(index: $0.index, term: $0.term, payload: $0.payload) })
+            configuration, store: store, state: state, entries: log.entries.map {
+                Entry(index: $0.index, term: $0.term, kind: $0.isMembership ? .membership : .ordinary, payload: $0.payload)
+            })
     }
 
     private init(_ replica: consuming Replica, _ member: MemberID, _ disk: DiskLane, _ records: RecordLane, _ anchor: LogAnchor,

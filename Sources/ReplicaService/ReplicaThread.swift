@@ -44,6 +44,7 @@ final class ReplicaThread: @unchecked Sendable {
     private var hold: (epoch: UInt64, deadline: Int64)?
     private var hasCompacted = false
     private var databaseBytes: Int
+    private var isSpaceShort = false
 
     init(replica: consuming Replica, shared: SharedState, disk: DiskLane, records: RecordLane, anchor: LogAnchor?,
          options: ReplicaService.Options, logger: Logger) {
@@ -138,8 +139,19 @@ final class ReplicaThread: @unchecked Sendable {
 
     private func tick() {
         nextTick = now + options.tickMilliseconds
+        watchSpace()
         handle(.tick)
         hub.tick(revision: replica.store.revision, now: now)
+    }
+
+    /// Growing commands are refused while the log has no room to go on, or the records have none: what is left is for those that give room back.
+    private func watchSpace() {
+        let isLogShort = if case .failing(let failure) = disk.reserve { failure.isFull } else { false }
+        let isShort = isLogShort || records.isFull
+        guard isShort != isSpaceShort else { return }
+        isSpaceShort = isShort
+        if isShort { logger.warning("the disk is full: writes that grow the store are refused") } else { logger.notice("there is room again") }
+        handle(.space(isShort: isShort))
     }
 
     private func carryOut(_ order: Mail.WatchOrder) {
@@ -191,7 +203,7 @@ final class ReplicaThread: @unchecked Sendable {
 
     private func persist(_ entries: [Entry], _ state: HardState?, _ stored: Raft.Stored) {
         let batch = LogBatch(
-            entries: entries.map { LogEntry(index: $0.index, term: $0.term, payload: $0.payload) },
+            entries: entries.map { LogEntry(index: $0.index, term: $0.term, isMembership: $0.kind == .membership, payload: $0.payload) },
             state: state.map { LogState(term: $0.term, vote: $0.vote, commit: $0.commit) })
         let mailbox = shared.mailbox
         disk.append(batch) { result in
@@ -297,12 +309,13 @@ final class ReplicaThread: @unchecked Sendable {
     private func publishStatus(hasStopped: Bool = false) {
         let condition: ReplicaStatus.Condition =
             if let failure { .failed(failure) } else if hasStopped { .stopped } else if standing.leader != nil { .running } else { .starting }
-        let status = ReplicaStatus(
+        var status = ReplicaStatus(
             condition: condition, member: replica.raft.member, leader: standing.leader, term: standing.term,
             revision: replica.store.revision, compactRevision: replica.store.compactRevision, logIndex: replica.raft.log.last.index,
             commitIndex: replica.raft.log.committed, appliedIndex: replica.store.appliedIndex, storedIndex: replica.storedThrough,
             databaseBytes: databaseBytes, keys: Int(replica.store.liveKeyCount), leases: replica.store.leaseCount,
             watches: hub.count, watchesCatchingUp: hub.countBehind, proposalsInFlight: 0, proposalBytesInFlight: 0)
+        status.hasSpace = !isSpaceShort
         shared.status.change { $0 = status }
     }
 }

@@ -70,6 +70,9 @@ package enum ReplicaError: Error, Hashable, Sendable {
     case overloaded
     /// No leader is known here, or it is another member; nothing was changed.
     case notLeader(MemberID?)
+    /// The disk is full and the request would grow the store: nothing was changed. Reads, deletions, compaction and the end of
+    /// leases still pass, and so does everything once there is room again.
+    case noSpace
     /// Leadership was lost, or the service stopped, while the request was under way: it may or may not happen.
     case outcomeUnknown
     /// The service has stopped, or failed and will not go on; nothing was changed.
@@ -95,6 +98,8 @@ package struct ReplicaStatus: Hashable, Sendable {
     /// The applied index that the record store holds durably.
     package var storedIndex: LogIndex
     package var databaseBytes: Int
+    /// False: the disk is full, and what grows the store is refused with `.noSpace`.
+    package var hasSpace = true
     package var keys: Int
     package var leases: Int
     package var watches: Int

@@ -4,8 +4,12 @@ package import Basics
 package struct LogEntry: Hashable, Sendable {
     package var index: LogIndex
     package var term: Term
+    /// A change of membership, which consensus treats apart.
+    package var isMembership: Bool
     package var payload: Bytes
-    package init(index: LogIndex, term: Term, payload: Bytes) { self.index = index; self.term = term; self.payload = payload }
+    package init(index: LogIndex, term: Term, isMembership: Bool = false, payload: Bytes) {
+        self.index = index; self.term = term; self.isMembership = isMembership; self.payload = payload
+    }
 }
 
 /// What a member must remember besides entries (Raft's hard state). `vote` is the member voted for in `term`.
@@ -42,6 +46,7 @@ package struct LogBatch: Hashable, Sendable {
 ///     3 | index u64 | term u64                              restart: all before is void
 ///     4 | sequence u64 | tag 16                             anchor: the frame before this segment
 ///     5 | index u64 | term u64                              beginning: a restart said again in a new segment
+///     6 | index u64 | term u64 | length u32 | payload       entry that changes the membership
 package enum LogRecord: Hashable, Sendable {
     case entry(LogEntry)
     case state(LogState)
@@ -54,7 +59,7 @@ package enum LogRecord: Hashable, Sendable {
     static let carriedBytesMax = 25 + 25 + 17
 
     static func append(_ entry: LogEntry, to buffer: FrameBuffer) {
-        buffer.append(1 as UInt8)
+        buffer.append((entry.isMembership ? 6 : 1) as UInt8)
         buffer.append(entry.index)
         buffer.append(entry.term)
         buffer.append(UInt32(entry.payload.count))
@@ -90,10 +95,10 @@ package enum LogRecord: Hashable, Sendable {
     private static func parse(_ kind: UInt8, _ bytes: RawBytes, at offset: Int) -> (LogRecord, size: Int)? {
         guard let first = bytes.integer(UInt64.self, at: offset), let second = bytes.integer(UInt64.self, at: offset + 8) else { return nil }
         switch kind {
-        case 1:
+        case 1, 6:
             guard let length = bytes.integer(UInt32.self, at: offset + 16),
                   let payload = bytes.slice(at: offset + 20, count: Int(length)) else { return nil }
-            return (.entry(LogEntry(index: first, term: second, payload: payload.copied)), 20 + Int(length))
+            return (.entry(LogEntry(index: first, term: second, isMembership: kind == 6, payload: payload.copied)), 20 + Int(length))
         case 2:
             guard let commit = bytes.integer(UInt64.self, at: offset + 16) else { return nil }
             return (.state(LogState(term: first, vote: second == 0 ? nil : MemberID(second), commit: commit)), 24)
