@@ -90,7 +90,7 @@ library("APIServer", "ObjectStore", "Barrier", "Access", "NodeProtocol", "Audit"
 library("APIClient", "Resources", "SecretMemory", "Basics", External.httpClient, External.core, External.http1, External.ssl)
 library("NodeAgent", "NodeProtocol", "Mounts", "SecretMemory", "CLinux", "CSodium", "Basics",
         External.httpClient, External.core, External.posix, External.foundationCompat, External.http1, External.ssl, External.logging, unsafe: true, tests: ["Certificates"])
-library("Commands", "APIClient", "Resources", "SecretMemory", "Basics", External.arguments, tests: ["DataDriven"], resources: ["Cases"])
+library("Commands", "APIClient", "EtcdClient", "EtcdProtocol", "RPC", "Certificates", "Resources", "SecretMemory", "Basics", External.arguments, External.core, External.posix, External.ssl, tests: ["DataDriven"], resources: ["Cases"])
 // Products.
 library("Coffer", "Barrier", "KeyVault", "ObjectStore", "Resources", "Sealing", "ReplicaService", "MVCC", "SecretMemory", "Basics", External.logging)
 library("CofferClient", "EtcdClient", "EtcdProtocol", "RPC", "Certificates", "SecretMemory", "Basics", External.core, External.posix, External.ssl,

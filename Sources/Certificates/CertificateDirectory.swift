@@ -29,6 +29,13 @@ package struct CertificateDirectory: Sendable {
         return created
     }
 
+    /// Throws what `authority` would; writes nothing.
+    package func check(now: Date) throws {
+        guard try Credential.loadCertificate(authorityCertificatePath) != nil,
+            let existing = try Credential.load(certificate: authorityCertificatePath, key: "\(path)/ca.key") else { return }
+        guard existing.validity.contains(now) else { throw CertificateFailure.expired(subject: authorityCertificatePath) }
+    }
+
     /// `names` in any order; the first is the subject's common name.
     package func server(names: [String], authority: CertificateAuthority, now: Date) throws -> Credential {
         let wanted = Set(try names.map(CertificateAuthority.generalName))

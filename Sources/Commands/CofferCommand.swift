@@ -17,6 +17,7 @@ package struct CofferCommand: AsyncParsableCommand {
                 subcommands: [Get.self, Describe.self, Create.self, Apply.self, Replace.self, PatchVerb.self, Delete.self, Label.self, Annotate.self]),
             CommandGroup(name: "Nodes", subcommands: [Cordon.self, Uncordon.self, Drain.self]),
             CommandGroup(name: "Keys", subcommands: [Operator.self, Vault.self]),
+            CommandGroup(name: "Cluster", subcommands: [Members.self, EndpointVerb.self, MoveLeader.self, CertificatesVerb.self]),
             CommandGroup(name: "Other", subcommands: [APIResources.self, Version.self, Config.self, Completion.self]),
         ])
     package init() {}

@@ -28,7 +28,7 @@ package struct EtcdClient: Sendable {
         return copy
     }
 
-    private func call<Request: WireMessage, Response: WireMessage>(_ path: String, _ request: Request) async throws -> Response {
+    func call<Request: WireMessage, Response: WireMessage>(_ path: String, _ request: Request) async throws -> Response {
         let answer = try await client.unary(path: path, message: try Self.framed(request, client.channel.allocator), timeout: timeout)
         do { return try Response(decoding: answer) } catch { throw Status(.internal, "malformed answer: \(error)") }
     }
