@@ -11,7 +11,7 @@ let swiftSettings: [SwiftSetting] = [
     .enableUpcomingFeature("InternalImportsByDefault"),
     .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
     .treatAllWarnings(as: .error),
-]
+] + (Context.environment["COFFER_MUTANTS"] == nil ? [] : [.define("COFFER_MUTANTS")]) // deliberate bugs: see `make mutants`
 /// For targets that touch C or raw memory: every unsafe expression is marked.
 let unsafeSettings: [SwiftSetting] = swiftSettings + [.strictMemorySafety(), .enableExperimentalFeature("Lifetimes")]
 
@@ -87,18 +87,25 @@ library("EtcdServer", "Barrier", "ReplicaService", "MVCC", "EtcdProtocol", "RPC"
 library("EtcdClient", "EtcdProtocol", "RPC", "Basics", External.core, External.posix, External.ssl, tests: nil)
 library("APIServer", "ObjectStore", "Barrier", "Access", "NodeProtocol", "Audit", "Resources", "SecretMemory", "Certificates", "Basics",
         External.hummingbird, External.hummingbirdHTTP2, External.hummingbirdCore, External.httpTypes, External.core, External.ssl, External.logging, External.lifecycle, tests: [External.httpClient, External.foundationCompat, External.http1])
+library("StatusServer", "Barrier", "ReplicaService", "MVCC", "Sealing", External.hummingbird, External.httpTypes, External.core, External.logging, External.lifecycle,
+        tests: ["SecretMemory", "Basics", External.httpClient, External.http1])
 library("APIClient", "Resources", "SecretMemory", "Basics", External.httpClient, External.core, External.http1, External.ssl)
 library("NodeAgent", "NodeProtocol", "Mounts", "SecretMemory", "CLinux", "CSodium", "Basics",
         External.httpClient, External.core, External.posix, External.foundationCompat, External.http1, External.ssl, External.logging, unsafe: true, tests: ["Certificates"])
 library("Commands", "APIClient", "EtcdClient", "EtcdProtocol", "RPC", "Certificates", "Resources", "SecretMemory", "Basics", External.arguments, External.core, External.posix, External.ssl, tests: ["DataDriven"], resources: ["Cases"])
 // Products.
 library("Coffer", "Barrier", "KeyVault", "ObjectStore", "Resources", "Sealing", "ReplicaService", "MVCC", "SecretMemory", "Basics", External.logging)
+// Processes, networks and disks that fail, for tests.
+library("Faults", External.core, External.posix, tests: nil)
 library("CofferClient", "EtcdClient", "EtcdProtocol", "RPC", "Certificates", "SecretMemory", "Basics", External.core, External.posix, External.ssl,
-        tests: ["EtcdServer", "Barrier", "ReplicaService", "Storage", "Audit", External.logging])
+        tests: ["Faults", "EtcdServer", "Barrier", "ReplicaService", "Storage", External.logging])
 executable("cofferd", "EtcdServer", "APIServer", "KeyVault", "Barrier", "Sealing", "Audit", "Resources", "Certificates", "RPC", "CLinux", "Basics",
            External.arguments, External.logging, External.lifecycle, External.unixSignals, External.posix, External.core, External.ssl)
 executable("coffer-agent", "NodeAgent", "NodeProtocol", "Mounts", External.arguments, External.logging, External.unixSignals)
 executable("cofferctl", "Commands")
+// Never shipped.
+library("Simulation", "Raft", "Basics")
+executable("simulate", "Simulation", "Basics", External.arguments)
 targets.append(.testTarget(name: "TidyTests", swiftSettings: swiftSettings))
 targets.append(.testTarget(name: "ConformanceTests", swiftSettings: swiftSettings))
 if Context.environment["COFFER_BENCHMARKS"] != nil {
