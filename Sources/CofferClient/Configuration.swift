@@ -48,7 +48,9 @@ extension CofferClient {
             } else if let missing = certificateFile ?? keyFile {
                 throw CertificateFailure.incomplete(missing: "the other one of \(missing)")
             }
-            return try NIOSSLContext(configuration: TransportSecurity.client(credential, servers: authority))
+            var configuration = try TransportSecurity.client(credential, servers: authority)
+            configuration.applicationProtocols = ["h2"]
+            return try NIOSSLContext(configuration: configuration)
         }
     }
 }
