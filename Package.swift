@@ -97,8 +97,6 @@ library("Commands", "APIClient", "EtcdClient", "EtcdProtocol", "RPC", "Certifica
 library("Coffer", "Barrier", "KeyVault", "ObjectStore", "Resources", "Sealing", "ReplicaService", "MVCC", "SecretMemory", "Basics", External.logging)
 // Processes, networks and disks that fail, for tests.
 library("Faults", External.core, External.posix, tests: nil)
-// Processes, networks and disks that fail, for tests.
-library("Faults", External.core, External.posix, tests: nil)
 library("CofferClient", "EtcdClient", "EtcdProtocol", "RPC", "Certificates", "SecretMemory", "Basics", External.core, External.posix, External.ssl,
         tests: ["Faults", "EtcdServer", "Barrier", "ReplicaService", "Storage", External.logging])
 executable("cofferd", "EtcdServer", "APIServer", "KeyVault", "Barrier", "Sealing", "Audit", "Resources", "Certificates", "RPC", "CLinux", "Basics",
