@@ -78,7 +78,7 @@ library("RPC", "Basics", External.core, External.posix, External.http2, External
 library("FileSealing", "SecretMemory", "CSodium", "Basics", unsafe: true)
 library("Storage", "CLMDB", "WriteAheadLog", "MVCC", "FileSealing", "Basics", unsafe: true, tests: ["SecretMemory"])
 library("ReplicaService", "Replica", "Raft", "MVCC", "WriteAheadLog", "Storage", "FileSealing", "Basics", External.logging, tests: ["SecretMemory"])
-library("Peers", "Certificates", "Basics", External.core, External.posix, External.ssl, External.tls, External.logging, tests: [External.concurrency])
+library("Peers", "Certificates", "Basics", External.crypto, External.core, External.posix, External.ssl, External.tls, External.logging, tests: [External.concurrency])
 library("Barrier", "ReplicaService", "MVCC", "Sealing", "FileSealing", "Storage", "SecretMemory", "Basics", External.logging, unsafe: true)
 library("ObjectStore", "Barrier", "Resources", "SecretMemory", "Basics")
 library("KeyVault", "Barrier", "Sealing", "SecretMemory", "Basics", External.logging)
@@ -108,6 +108,8 @@ library("Simulation", "Raft", "Basics")
 executable("simulate", "Simulation", "Basics", External.arguments)
 targets.append(.testTarget(name: "TidyTests", swiftSettings: swiftSettings))
 targets.append(.testTarget(name: "ConformanceTests", swiftSettings: swiftSettings))
+targets.append(.testTarget(
+    name: "DifferentialTests", dependencies: ["EtcdClient", "EtcdProtocol", "RPC", "Basics", External.core, External.posix], swiftSettings: swiftSettings))
 if Context.environment["COFFER_BENCHMARKS"] != nil {
     targets.append(.executableTarget(
         name: "coffer-bench",
