@@ -136,7 +136,23 @@ package struct APIClient: Sendable {
         return answer["kind"]?.stringValue == type.kind ? try Self.resource(type, answer) : nil
     }
 
+    // MARK: About oneself
+
+    /// Answers the review with its status.
+    package func review(_ kind: String, group: String, spec: JSONValue?) async throws -> JSONValue {
+        var request = APIRequest(.post, "/apis/\(group)/v1/\(kind.lowercased())s")
+        var body: JSONValue = ["kind": .string(kind), "apiVersion": .string(group + "/v1"), "metadata": [:]]
+        body["spec"] = spec
+        request.body = body
+        return try await transport.send(request)
+    }
+
     // MARK: Operators
+
+    /// What a node says it holds.
+    package func acknowledgements(node: String) async throws -> [JSONValue] {
+        try await transport.send(APIRequest(.get, "/apis/coffer.dev/v1/nodes/\(APIRequest.encoded(node))/acks"))["items"]?.arrayValue ?? []
+    }
 
     package func serverVersion() async throws -> JSONValue { try await transport.send(APIRequest(.get, "/version")) }
     package func vaultStatus() async throws -> JSONValue { try await transport.send(APIRequest(.get, "/apis/coffer.dev/v1/vault/status")) }

@@ -14,18 +14,21 @@ package struct CofferCommand: AsyncParsableCommand {
         groupedSubcommands: [
             CommandGroup(
                 name: "Resources",
-                subcommands: [Get.self, Describe.self, Create.self, Apply.self, Replace.self, PatchVerb.self, Delete.self, Label.self, Annotate.self]),
+                subcommands: [
+                    Get.self, Describe.self, Create.self, Apply.self, Replace.self, PatchVerb.self, Edit.self, Delete.self, Label.self, Annotate.self,
+                    Rollout.self,
+                ]),
             CommandGroup(name: "Nodes", subcommands: [Cordon.self, Uncordon.self, Drain.self]),
             CommandGroup(name: "Keys", subcommands: [Operator.self, Vault.self]),
             CommandGroup(name: "Cluster", subcommands: [Members.self, EndpointVerb.self, MoveLeader.self, CertificatesVerb.self]),
-            CommandGroup(name: "Other", subcommands: [APIResources.self, Version.self, Config.self, Completion.self]),
+            CommandGroup(name: "Other", subcommands: [APIResources.self, Auth.self, Version.self, Config.self, Completion.self]),
         ])
     package init() {}
 
     /// Parses, runs, and answers the exit code: 0, or 1 for every failure, as `kubectl` does.
     package static func run(_ arguments: [String], in invocation: Invocation) async -> Int32 {
         do {
-            var command = try parseAsRoot(LeadingOptions.moved(arguments))
+            var command = try parseAsRoot(LeadingOptions.moved(BooleanFlags.plain(arguments)))
             // What is no verb is a group of them, whose help is asked for.
             if let verb = command as? any Verb { try await verb.run(in: invocation) } else { try command.run() }
             return 0
@@ -67,7 +70,8 @@ extension Invocation {
                 let data = try FileHandle.standardInput.read(upToCount: Limits.manifestBytesMax + 1) ?? Data()
                 guard data.count <= Limits.manifestBytesMax else { throw CommandError("standard input has more than \(Limits.manifestBytesMax) bytes") }
                 return Bytes(data)
-            }, environment: environment, now: { Timestamp(secondsSinceEpoch: Int64(Date().timeIntervalSince1970)) },
+            }, edit: { try Editor.edit($0, environment: environment) }, environment: environment,
+            now: { Timestamp(secondsSinceEpoch: Int64(Date().timeIntervalSince1970)) },
             connect: { global in
                 let configuration = try global.files(environment).resolve(
                     context: global.context, cluster: global.cluster, user: global.user, server: global.server)

@@ -25,7 +25,7 @@ package struct Delete: AsyncParsableCommand, Verb {
     package func run(in invocation: Invocation) async throws {
         if now && gracePeriod >= 0 { throw CommandError("--now and --grace-period cannot be specified together") }
         let graceSeconds: Int64? = now ? 1 : force && gracePeriod < 0 ? 0 : gracePeriod < 0 ? nil : gracePeriod
-        let deadline = try seconds(timeout)
+        let deadline = try WaitTime.seconds(timeout)
         let (client, contextNamespace) = try invocation.connect(global)
         let targets = try await self.targets(client, global.namespace ?? contextNamespace, contextNamespace, invocation)
         if targets.isEmpty { return invocation.note("No resources found") }
@@ -94,14 +94,5 @@ package struct Delete: AsyncParsableCommand, Verb {
             try await Task.sleep(for: .milliseconds(pauseMilliseconds))
             pauseMilliseconds = min(pauseMilliseconds * 2, 500)
         }
-    }
-
-    private func seconds(_ text: String) throws -> Int64 {
-        let units: [(String, Int64)] = [("s", 1), ("m", 60), ("h", 3_600)]
-        let unit = units.first { text.hasSuffix($0.0) }
-        guard let number = Int64(unit == nil ? text[...] : text.dropLast()), number >= 0, number < 1_000_000 else {
-            throw CommandError("invalid duration \"\(text)\"")
-        }
-        return number * (unit?.1 ?? 1)
     }
 }

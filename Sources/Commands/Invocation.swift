@@ -8,6 +8,8 @@ package struct Invocation: Sendable {
     package var output: @Sendable (Bytes) -> Void
     package var messages: @Sendable (String) -> Void
     package var input: @Sendable () throws -> Bytes
+    /// Answers what a person made of the text in an editor.
+    package var edit: @Sendable (Bytes) throws -> Bytes
     package var environment: [String: String]
     package var now: @Sendable () -> Timestamp
     /// Made when the first request is, so that what needs no server needs no configuration.
@@ -15,10 +17,10 @@ package struct Invocation: Sendable {
 
     package init(
         output: @escaping @Sendable (Bytes) -> Void, messages: @escaping @Sendable (String) -> Void, input: @escaping @Sendable () throws -> Bytes,
-        environment: [String: String], now: @escaping @Sendable () -> Timestamp,
+        edit: @escaping @Sendable (Bytes) throws -> Bytes = { $0 }, environment: [String: String], now: @escaping @Sendable () -> Timestamp,
         connect: @escaping @Sendable (GlobalOptions) throws -> (client: APIClient, namespace: String)
     ) {
-        self.output = output; self.messages = messages; self.input = input; self.environment = environment; self.now = now; self.connect = connect
+        self.output = output; self.messages = messages; self.input = input; self.edit = edit; self.environment = environment; self.now = now; self.connect = connect
     }
 
     func print(_ line: String) { output(Bytes((line + "\n").utf8)) }

@@ -1,3 +1,27 @@
+/// `kubectl` takes `--wait=false` and `--force=true`; the parser's flags take no value.
+enum BooleanFlags {
+    private static let names: Set<String> = [
+        "all", "all-namespaces", "client", "force", "ignore-not-found", "list", "no-headers", "now", "overwrite", "quiet", "recursive", "reveal", "show-labels",
+        "show-managed-fields", "wait", "watch", "watch-only",
+    ]
+
+    static func plain(_ arguments: [String]) -> [String] {
+        let end = arguments.firstIndex(of: "--") ?? arguments.endIndex
+        let isRollout = arguments.first { !$0.hasPrefix("-") } == "rollout"
+        return arguments[..<end].compactMap { argument in
+            guard argument.hasPrefix("--"), let equals = argument.firstIndex(of: "=") else { return argument }
+            let name = String(argument[..<equals].dropFirst(2))
+            guard names.contains(name) else { return argument }
+            switch argument[argument.index(after: equals)...] {
+            case "true": return "--" + name
+            // Only `rollout status` watches by itself.
+            case "false": return name == "wait" || name == "watch" && isRollout ? "--no-" + name : nil
+            default: return argument
+            }
+        } + arguments[end...]
+    }
+}
+
 /// `kubectl` takes global flags before the verb as well as after it; the parser knows them only as the verb's.
 enum LeadingOptions {
     private static let long: Set<String> = ["--kubeconfig", "--context", "--cluster", "--user", "--server", "--namespace"]

@@ -61,6 +61,7 @@ final class MemoryServer: APITransport {
     }
 
     private static func answer(_ request: APIRequest, _ state: inout State) throws -> JSONValue {
+        if request.path.hasPrefix("/apis/authorization.k8s.io") || request.path.hasPrefix("/apis/authentication.k8s.io") { return review(request) }
         if request.path.hasPrefix("/apis/coffer.dev") || request.path == "/version" { return operators(request) }
         let target = try target(request), isTable = request.accept == APIRequest.table
         let isDryRun = request.query.contains { $0.name == "dryRun" }
@@ -127,9 +128,31 @@ final class MemoryServer: APITransport {
         return new
     }
 
+    /// Deleting is not allowed, everything else is.
+    private static func review(_ request: APIRequest) -> JSONValue {
+        var review = request.body ?? [:]
+        switch request.path.split(separator: "/").last {
+        case "selfsubjectreviews": review["status"] = ["userInfo": ["username": "tester", "groups": ["dev", "system:authenticated"]]]
+        case "selfsubjectrulesreviews":
+            review["status"] = [
+                "resourceRules": [["verbs": ["get", "list"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": []]],
+                "nonResourceRules": [["verbs": ["get"], "nonResourceURLs": ["/version"]]],
+            ]
+        default:
+            let isDeletion = review.at("spec", "resourceAttributes", "verb")?.stringValue == "delete"
+            review["status"] = isDeletion ? ["allowed": false, "reason": "nobody deletes here"] : ["allowed": true]
+        }
+        return review
+    }
+
     private static func operators(_ request: APIRequest) -> JSONValue {
         let progress: JSONValue = ["namespace": "prod", "level": "dek", "state": "Running", "generation": 2, "done": 3, "remaining": 7, "message": ""]
         switch request.path {
+        case "/apis/coffer.dev/v1/nodes/n1/acks":
+            func entry(_ pod: String, _ version: String) -> JSONValue {
+                ["outcome": "Materialized", "namespace": "default", "pod": .string(pod), "podUID": .string(pod), "secret": "app", "resourceVersion": .string(version)]
+            }
+            return ["items": [entry("uid-3", "2"), entry("uid-4", "1")]]
         case "/version": return ["gitVersion": "v1.30.0+coffer"]
         case "/apis/coffer.dev/v1/vault/status":
             return [
