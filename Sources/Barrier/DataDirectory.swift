@@ -47,14 +47,15 @@ package enum DataDirectoryError: Error, Equatable, CustomStringConvertible {
 ///     format        "coffer 1\n"
 ///     lock          locked while a process has the directory open
 ///     seal          the seal file (slots and wrapped roots), in clear: read before anything else
+///     cluster       of a member of several: cluster and name
 ///     member        this member's wrapped file key
 ///     log/          segments of the write-ahead log
 ///     records/      LMDB
 ///
-/// A new directory is laid down in this order: lock, format, seal, member; each file is synced under another name and
+/// A new directory is laid down in this order: lock, format, seal, cluster, member; each file is synced under another name and
 /// then renamed, so a crash leaves a directory that the next start completes or names.
 ///
-/// Invariant: `seal` and `member` are never overwritten here.
+/// Invariant: `seal`, `cluster` and `member` are never overwritten here.
 package final class DataDirectory: Sendable {
     static let format = "coffer 1"
     package let path: String
@@ -72,7 +73,8 @@ package final class DataDirectory: Sendable {
     func unlock() { lock.close() }
 
     /// Opens `path`, or lays it down if it is new or empty. `now`: milliseconds since 1970.
-    package static func open(_ path: String, seal source: SealSource, now: UInt64) throws -> DataDirectory {
+    /// `founding`: whose it becomes, if it is new.
+    package static func open(_ path: String, seal source: SealSource, founding: NewMember? = nil, now: UInt64) throws -> DataDirectory {
         let files = PosixFileSystem()
         let isNew = try prepare(path, files)
         if !isNew { try checkFormat(path) } // before the lock is made: nothing is put beside another's files
@@ -81,9 +83,9 @@ package final class DataDirectory: Sendable {
         do { lock = try files.lock(path + "/lock") } catch StorageFailure.inUse { throw DataDirectoryError.inUse(path) }
         do {
             if isNew { try SmallFile.write(Bytes((format + "\n").utf8), to: path + "/format") }
-            let (sealFile, root) = try unseal(path, source)
+            let (sealFile, root) = try unseal(path, source, given: founding?.sealFile)
             let keyring = Keyring(id: sealFile.keyring, root: root)
-            let record = try memberKey(path, keyring, now: now)
+            let record = try memberKey(path, keyring, founding, now: now)
             let fileKey: FileKey
             do { fileKey = try FileKey(key: try keyring.unwrap(record), generation: record.generation) } catch {
                 throw DataDirectoryError.wrongSeal("\(path)/seal does not open \(path)/member: one of them is damaged or belongs to another keyring (\(error))")
@@ -115,8 +117,8 @@ package final class DataDirectory: Sendable {
         throw found.hasPrefix("coffer ") ? DataDirectoryError.newerFormat(found: found, path: path) : DataDirectoryError.notOurs(path)
     }
 
-    /// Opens the seal file with the source's secret, or makes both if the directory is new.
-    private static func unseal(_ path: String, _ source: SealSource) throws -> (SealFile, RootKey) {
+    /// Opens the seal file with the source's secret, or makes both if the directory is new. `given`: the cluster's seal file, kept once it has opened.
+    private static func unseal(_ path: String, _ source: SealSource, given: Bytes?) throws -> (SealFile, RootKey) {
         let sealPath = path + "/seal"
         if let bytes = try SmallFile.read(sealPath, bytesMax: SealFile.fileBytesMax + 1) {
             do {
@@ -129,18 +131,29 @@ package final class DataDirectory: Sendable {
         guard try SmallFile.read(path + "/member", bytesMax: 1024) == nil else {
             throw DataDirectoryError.incomplete("\(sealPath) is missing, and without it nothing in \(path) opens: restore it from a backup")
         }
+        if let given {
+            do {
+                let file = try SealFile(decoding: given)
+                let root = try file.open(with: try source.secret(creating: false))
+                try SmallFile.write(given, to: sealPath)
+                return (file, root)
+            } catch let error as SealFileError {
+                throw DataDirectoryError.wrongSeal("\(source.name) does not open the cluster's seal file: \(error)")
+            }
+        }
         let root = try RootKey.random(generation: 1)
         let file = try SealFile(keyring: Keyring.newID(), root: root, recipients: [try source.recipient()])
         try SmallFile.write(file.encoded(), to: sealPath)
         return (file, root)
     }
 
-    private static func memberKey(_ path: String, _ keyring: Keyring, now: UInt64) throws -> WrappedFileKey {
+    private static func memberKey(_ path: String, _ keyring: Keyring, _ founding: NewMember?, now: UInt64) throws -> WrappedFileKey {
         let memberPath = path + "/member"
         if let bytes = try SmallFile.read(memberPath, bytesMax: 1024) {
             do { return try WrappedFileKey(parsing: bytes) } catch { throw DataDirectoryError.incomplete("\(memberPath) is damaged: \(error)") }
         }
-        let member = MemberID(UInt64.random(in: 1...UInt64(Int64.max)))
+        if let founding { try founding.write(to: path) }
+        let member = founding?.member ?? MemberID(UInt64.random(in: 1...UInt64(Int64.max)))
         let record = try keyring.newFileKey(member: member, generation: 1, createdMilliseconds: now)
         try SmallFile.write(record.wrapped, to: memberPath)
         return record

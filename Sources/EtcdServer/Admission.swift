@@ -1,3 +1,4 @@
+package import Audit
 package import Basics
 package import RPC
 
@@ -34,15 +35,25 @@ struct Admission {
     fileprivate init(_ operation: AuditedOperation) { self.operation = operation }
 }
 
-/// One line of the trail: what was let through. Keys are named; values never are.
+/// One line of the trail: what was let through, or told, or came of it. Keys are named; values never are.
 package struct AuditedOperation: Sendable {
-    package enum Verb: String, Sendable { case range, put, deleteRange, txn, compact, watch, leaseGrant, leaseRevoke }
+    package enum Verb: String, Sendable {
+        case range, put, deleteRange, txn, compact, watch, leaseGrant, leaseRevoke
+        case status, memberChange, moveLeader, alarm, defragment
+
+        /// Changes are answered when their record is durable. What is only read is answered when its record is accepted.
+        package var isChange: Bool { self != .range && self != .watch && self != .status }
+    }
     package var verb: Verb
     package var key: Bytes
     package var rangeEnd: Bytes
+    /// A transaction's keys and ranges, all branches.
+    package var accesses: [Access] = []
     /// Keys or operations concerned beyond the first.
     package var count: Int
     package var peer: String
+    /// `accepted` before it is acted on; afterwards, if it came to nothing, why.
+    package var outcome = "accepted"
     package init(verb: Verb, key: Bytes = [], rangeEnd: Bytes = [], count: Int = 1, peer: String) {
         self.verb = verb; self.key = key; self.rangeEnd = rangeEnd; self.count = count; self.peer = peer
     }
@@ -50,7 +61,11 @@ package struct AuditedOperation: Sendable {
 
 /// Where the trail goes: one call per batch, before the batch is acted on. Throwing means that nothing may be acted on.
 package protocol AuditTrail: Sendable {
-    func record(_ operations: [AuditedOperation]) throws
+    /// The ticket of the last record that must be durable before its operation is answered.
+    func record(_ operations: [AuditedOperation]) throws -> AuditTicket
+    var durable: AuditTicket { get }
+    /// Calls once, from another thread or at once: with nothing, or with why the records up to the ticket may be lost.
+    func whenDurable(_ ticket: AuditTicket, _ call: @escaping @Sendable ((any Error)?) -> Void)
 }
 
 /// The order every request goes through: authorize → validate → audit → act.

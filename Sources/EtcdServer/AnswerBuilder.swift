@@ -44,6 +44,14 @@ struct AnswerBuilder: Sendable {
         }
     }
 
+    /// A Put's usual answer, with its frame, over what `scratch` held: no allocation.
+    func put(revision: Int64, into scratch: inout ByteBuffer) throws {
+        scratch.clear()
+        scratch.writeRepeatingByte(0, count: MessageFraming.prefixBytes)
+        try PutResponseMessage(header: header(revision), prevKV: nil).append(to: &scratch, opener: opener)
+        scratch.setInteger(UInt32(scratch.writerIndex - MessageFraming.prefixBytes), at: 1)
+    }
+
     /// The whole gRPC frame.
     func message(_ body: AnswerBody, _ reply: EtcdLoop.Reply, allocator: ByteBufferAllocator) throws -> ByteBuffer {
         switch (reply, body) {
@@ -81,9 +89,6 @@ struct AnswerBuilder: Sendable {
             message.header = header(revision)
             message.leases = ids.map { IdentifierMessage($0) }
             return try framed(message, allocator: allocator)
-        case (.status, .read(let revision)): return try framed(status(revision), allocator: allocator)
-        case (.members, .read(let revision)): return try framed(members(revision), allocator: allocator)
-        case (.alarms, .read(let revision)): return try framed(HeaderOnlyMessage(header: header(revision)), allocator: allocator)
         default: throw Mismatch()
         }
     }
@@ -150,36 +155,6 @@ struct AnswerBuilder: Sendable {
             }
         }
         return responses
-    }
-
-    // MARK: The member
-
-    private func status(_ revision: Int64) -> StatusResponseMessage {
-        let status = barrier.status()
-        var message = StatusResponseMessage()
-        message.header = header(revision)
-        message.version = EtcdService.apiVersion
-        message.databaseBytes = Int64(status.databaseBytes)
-        message.databaseBytesInUse = Int64(status.databaseBytes)
-        // On the wire a member has the id that the header shows.
-        message.leader = status.leader == status.member ? identity.memberID : status.leader?.rawValue ?? 0
-        message.raftIndex = status.logIndex
-        message.raftTerm = status.term
-        message.raftAppliedIndex = status.appliedIndex
-        if case .failed(let reason) = status.condition { message.errors = [reason] }
-        return message
-    }
-
-    private func members(_ revision: Int64) -> MemberListResponseMessage {
-        var member = MemberMessage()
-        member.id = identity.memberID
-        member.name = identity.name
-        member.peerURLs = identity.peerURLs
-        member.clientURLs = identity.clientURLs
-        var message = MemberListResponseMessage()
-        message.header = header(revision)
-        message.members = [member]
-        return message
     }
 }
 

@@ -1,3 +1,4 @@
+import Audit
 import Barrier
 import Basics
 import EtcdProtocol
@@ -13,7 +14,8 @@ final class EtcdConnection: ConnectionService {
         case range, put, deleteRange, transaction, compact
         case watch
         case leaseGrant, leaseRevoke, leaseKeepAlive, leaseTimeToLive, leaseLeases
-        case memberList, status, alarm
+        case memberList, memberAdd, memberRemove, memberUpdate, memberPromote
+        case status, alarm, defragment, hash, hashKeys, moveLeader
     }
 
     private static let methods: [String: Method] = [
@@ -23,8 +25,12 @@ final class EtcdConnection: ConnectionService {
         "/etcdserverpb.Lease/LeaseGrant": .leaseGrant, "/etcdserverpb.Lease/LeaseRevoke": .leaseRevoke,
         "/etcdserverpb.Lease/LeaseKeepAlive": .leaseKeepAlive, "/etcdserverpb.Lease/LeaseTimeToLive": .leaseTimeToLive,
         "/etcdserverpb.Lease/LeaseLeases": .leaseLeases,
-        "/etcdserverpb.Cluster/MemberList": .memberList,
+        "/etcdserverpb.Cluster/MemberList": .memberList, "/etcdserverpb.Cluster/MemberAdd": .memberAdd,
+        "/etcdserverpb.Cluster/MemberRemove": .memberRemove, "/etcdserverpb.Cluster/MemberUpdate": .memberUpdate,
+        "/etcdserverpb.Cluster/MemberPromote": .memberPromote,
         "/etcdserverpb.Maintenance/Status": .status, "/etcdserverpb.Maintenance/Alarm": .alarm,
+        "/etcdserverpb.Maintenance/Defragment": .defragment, "/etcdserverpb.Maintenance/Hash": .hash,
+        "/etcdserverpb.Maintenance/HashKV": .hashKeys, "/etcdserverpb.Maintenance/MoveLeader": .moveLeader,
     ]
 
     let service: EtcdService
@@ -146,14 +152,70 @@ final class EtcdConnection: ConnectionService {
             loop.enqueue(.leaseStatus(request.id, withKeys: request.keys), .leaseStatus(request.id), nil, on: stream, of: self)
         case .leaseLeases:
             loop.enqueue(.leases, .leases, nil, on: stream, of: self)
+        default: try administer(message, on: stream, method)
+        }
+    }
+
+    /// Cluster and Maintenance.
+    private func administer(_ message: ByteBuffer, on stream: StreamID, _ method: Method) throws {
+        let administration = service.administration
+        switch method {
         case .memberList:
-            loop.enqueue(.readIndex, .members, nil, on: stream, of: self)
-        case .status:
-            loop.enqueue(.readIndex, .status, nil, on: stream, of: self)
+            let request = try MemberListRequestMessage(decoding: message)
+            try administer(nil, on: stream) { try await administration.memberList(request) }
+        case .memberAdd:
+            let request = try MemberAddRequestMessage(decoding: message)
+            try administer(.memberChange, on: stream) { try await administration.memberAdd(request) }
+        case .memberRemove:
+            let request = try MemberIDRequestMessage(decoding: message)
+            try administer(.memberChange, on: stream) { try await administration.memberRemove(request) }
+        case .memberUpdate:
+            let request = try MemberUpdateRequestMessage(decoding: message)
+            try administer(.memberChange, on: stream) { try await administration.memberUpdate(request) }
+        case .memberPromote:
+            let request = try MemberIDRequestMessage(decoding: message)
+            try administer(.memberChange, on: stream) { try await administration.memberPromote(request) }
+        case .status: try administer(nil, on: stream) { administration.status() }
         case .alarm:
             let request = try AlarmRequestMessage(decoding: message)
-            guard request.action == .get else { throw Status(.unimplemented, "etcdserver: alarms are listed only") }
-            loop.enqueue(.readIndex, .alarms, nil, on: stream, of: self)
+            try administer(request.action == .get ? nil : .alarm, on: stream) { try await administration.alarm(request) }
+        case .defragment: try administer(.defragment, on: stream) { administration.defragment() }
+        case .hash: try administer(nil, on: stream) { try await administration.hash(at: 0) }
+        case .hashKeys:
+            let request = try HashRevisionRequestMessage(decoding: message)
+            try administer(nil, on: stream) { try await administration.hash(at: request.revision) }
+        case .moveLeader:
+            let request = try MemberIDRequestMessage(decoding: message)
+            try administer(.moveLeader, on: stream) { try await administration.moveLeader(request) }
+        default: throw Status(.unimplemented, "etcdserver: no such call")
+        }
+    }
+
+    /// `verb`: recorded in the trail before anything is done.
+    private func administer<Answer: WireMessage>(
+        _ verb: AuditedOperation.Verb?, on stream: StreamID, _ body: @escaping @Sendable () async throws -> Answer
+    ) throws {
+        let admission = try admit([.administer(verb?.rawValue ?? "status")], verb ?? .status) {}
+        let trail = verb == nil ? nil : service.trail
+        let ticket: AuditTicket?
+        do { ticket = try trail?.record([admission.operation]) } catch { throw Status(.unavailable, "etcdserver: the audit trail cannot be written") }
+        let bound = NIOLoopBound(self, eventLoop: transport.eventLoop)
+        let (allocator, eventLoop) = (transport.allocator, transport.eventLoop)
+        Task {
+            let built: Result<ByteBuffer, Status>
+            do {
+                let answer = try await body()
+                if let trail, let ticket, await !trail.isDurable(ticket) { throw Status(.unavailable, "etcdserver: the audit trail cannot be written") }
+                built = .success(try MessageFraming.framed(capacity: answer.encodedBytes, allocator: allocator) { buffer throws in
+                    try answer.encode(into: &buffer)
+                })
+            } catch {
+                built = .failure(error as? Status ?? Status(.internal, "etcdserver: \(error)"))
+            }
+            eventLoop.execute {
+                bound.value.finish(stream, built)
+                bound.value.transport.flush()
+            }
         }
     }
 
@@ -199,7 +261,9 @@ final class EtcdConnection: ConnectionService {
         let request = try TransactionRequestMessage(decoding: message)
         var accesses: [Access] = []
         request.accesses(into: &accesses)
-        let admission = try admit(accesses, .txn, count: accesses.count) { () throws(Status) in try request.validate() }
+        var operation = AuditedOperation(verb: .txn, count: accesses.count, peer: caller.peer.address)
+        operation.accesses = accesses
+        let admission = try service.gate.admit(accesses, as: operation, caller: caller) { () throws(Status) in try request.validate() }
         let shape = request.shape
         loop.enqueue(.transaction(try request.sealed(by: service.barrier)), .transaction(success: shape.success, failure: shape.failure),
                      admission, on: stream, of: self)

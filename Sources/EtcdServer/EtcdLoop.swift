@@ -1,3 +1,4 @@
+import Audit
 import Barrier
 import Basics
 import EtcdProtocol
@@ -14,6 +15,7 @@ import RPC
 /// 2. At the end of the loop's tick (`execute` runs after all reads of a tick) the batch is audited and submitted: one hand-over
 ///    for all connections.
 /// 3. Answers come on the Barrier's threads, once per batch, and hop to the loop once; the connections concerned flush once.
+///    Changes wait here until their audit record is durable: its sync runs beside the log's own.
 ///
 /// Invariant: each request enqueued has one slot in `pending` until its answer comes, whatever became of its stream.
 final class EtcdLoop {
@@ -29,15 +31,14 @@ final class EtcdLoop {
         case leaseKeepAlive(LeaseID)
         case leaseStatus(LeaseID)
         case leases
-        /// Status and MemberList want the present revision only.
-        case status
-        case members
-        case alarms
     }
     struct Pending {
         var connection: EtcdConnection
         var stream: StreamID
         var reply: Reply
+        /// What the trail says of it, and the record that its answer waits for.
+        var operation: AuditedOperation?
+        var ticket = AuditTicket.none
     }
 
     let service: EtcdService
@@ -51,6 +52,8 @@ final class EtcdLoop {
     private var trail: [AuditedOperation] = []
     private var scheduled = false
     private var watches: [WatchID: WatchEntry] = [:]
+    /// Where small answers are written; the transport copies them.
+    private var scratch = ByteBuffer()
     /// Connections that have something to flush, in the order they got it.
     private var touched: [EtcdConnection] = []
 
@@ -70,16 +73,18 @@ final class EtcdLoop {
     // MARK: Down
 
     func enqueue(_ kind: EtcdRequest.Kind, _ reply: Reply, _ admission: Admission?, on stream: StreamID, of connection: EtcdConnection) {
+        let operation = service.trail == nil ? nil : admission?.operation
+        let request = Pending(connection: connection, stream: stream, reply: reply, operation: operation)
         let slot: Int
         if let free = freeSlots.popLast() {
             slot = free
-            pending[slot] = Pending(connection: connection, stream: stream, reply: reply)
+            pending[slot] = request
         } else {
             slot = pending.count
-            pending.append(Pending(connection: connection, stream: stream, reply: reply))
+            pending.append(request)
         }
         batch.append(EtcdRequest(ticket: UInt64(slot), kind: kind))
-        if let admission, service.trail != nil { trail.append(admission.operation) }
+        if let operation { trail.append(operation) }
         guard !scheduled else { return }
         scheduled = true
         eventLoop.assumeIsolated().execute { self.submitBatch() }
@@ -92,24 +97,62 @@ final class EtcdLoop {
         if let log = service.trail, !trail.isEmpty {
             let operations = trail
             trail.removeAll(keepingCapacity: true)
-            do { try log.record(operations) } catch {
-                service.logger.error("the audit trail cannot be written", metadata: ["error": "\(error)"])
-                return deliver(requests.map { EtcdAnswer(ticket: $0.ticket, result: .failure(.unavailable("the audit trail cannot be written"))) }, pin: nil)
+            do {
+                let ticket = try log.record(operations)
+                if ticket > log.durable { hold(requests, until: ticket) }
+            } catch {
+                return answer(requests.map { refused($0.ticket, error) }, pin: nil, isRecorded: false)
             }
         }
         open().submit(requests)
     }
 
+    /// The changes among them are answered when their record is durable.
+    private func hold(_ requests: [EtcdRequest], until ticket: AuditTicket) {
+        for request in requests {
+            let slot = Int(request.ticket)
+            if pending[slot]?.operation?.verb.isChange == true { pending[slot]?.ticket = ticket }
+        }
+    }
+    private func refused(_ ticket: UInt64, _ error: any Error) -> EtcdAnswer {
+        service.logger.error("the audit trail cannot be written", metadata: ["error": "\(error)"])
+        return EtcdAnswer(ticket: ticket, result: .failure(.unavailable("the audit trail cannot be written")))
+    }
+
     // MARK: Up
 
     func deliver(_ answers: [EtcdAnswer], pin: ReadPin?) {
+        guard let log = service.trail else { return answer(answers, pin: pin, isRecorded: true) }
+        let awaited = answers.lazy.map { self.ticket(of: $0) }.max() ?? .none
+        if awaited <= log.durable { return answer(answers, pin: pin, isRecorded: true) }
+        let (bound, eventLoop) = (NIOLoopBound(self, eventLoop: eventLoop), eventLoop)
+        log.whenDurable(awaited) { failure in
+            eventLoop.execute {
+                let loop = bound.value
+                guard let failure else { return loop.answer(answers, pin: pin, isRecorded: true) }
+                // What was done is not acknowledged: its client must look.
+                let durable = log.durable
+                loop.answer(answers.map { loop.ticket(of: $0) > durable ? loop.refused($0.ticket, failure) : $0 }, pin: pin, isRecorded: false)
+            }
+        }
+    }
+    private func ticket(of answer: EtcdAnswer) -> AuditTicket {
+        guard let slot = Int(exactly: answer.ticket), slot < pending.count else { return .none }
+        return pending[slot]?.ticket ?? .none
+    }
+
+    private func answer(_ answers: [EtcdAnswer], pin: ReadPin?, isRecorded: Bool) {
         let term = service.barrier.status().term
+        var failed: [AuditedOperation] = []
         for answer in answers {
             guard let slot = Int(exactly: answer.ticket), slot < pending.count, let request = pending[slot] else { continue }
             pending[slot] = nil
             freeSlots.append(slot)
+            if isRecorded, let operation = request.operation, let outcome = answer.failure { failed.append(operation.ended(outcome)) }
             answerOne(request, answer.result, term: term, pin: pin)
         }
+        // The requests themselves are recorded; if this cannot be, the next one is refused.
+        if !failed.isEmpty { _ = try? service.trail?.record(failed) }
         flushTouched()
     }
 
@@ -138,6 +181,10 @@ final class EtcdLoop {
             return request.connection.transport.finish(request.stream, Status(failure))
         }
         let builder = AnswerBuilder(barrier: service.barrier, identity: service.identity, term: term, opener: opener)
+        if case .command(.operation(.put(nil)), let revision) = body, case .put = request.reply,
+           (try? builder.put(revision: revision, into: &scratch)) != nil {
+            return request.connection.transport.answer(scratch, on: request.stream)
+        }
         if case .leaseKeepAlive = request.reply { return request.connection.send(builder, body, request) }
         if builder.versions(in: body, request.reply) > EtcdService.versionsOnLoopMax {
             return answerBeside(builder, body, request, pin: pin)
@@ -148,7 +195,11 @@ final class EtcdLoop {
     private static func build(
         _ builder: AnswerBuilder, _ body: AnswerBody, _ reply: Reply, allocator: ByteBufferAllocator
     ) -> Result<ByteBuffer, Status> {
-        do { return .success(try builder.message(body, reply, allocator: allocator)) } catch {
+        func message() throws -> ByteBuffer { try builder.message(body, reply, allocator: allocator) }
+        do {
+            // A rotation may end between fetching a value and opening it: fetched again, it is the one rewritten.
+            do { return .success(try message()) } catch is UnreadableValue { return .success(try message()) }
+        } catch {
             if let failure = error as? EtcdFailure { return .failure(Status(failure)) }
             if let value = error as? UnreadableValue { return .failure(Status(.unreadable(value))) }
             return .failure(error as? Status ?? Status(.dataLoss, "etcdserver: the answer cannot be made: \(error)"))
@@ -186,12 +237,31 @@ final class EtcdLoop {
     func deliver(_ deliveries: [WatchDelivery], pin: ReadPin?) {
         let term = service.barrier.status().term
         let builder = AnswerBuilder(barrier: service.barrier, identity: service.identity, term: term, opener: opener)
+        let refusal = record(deliveries)
         for delivery in deliveries {
             guard let entry = watches[delivery.watch] else { continue }
-            entry.connection.watchDelivery(delivery, entry, builder)
+            entry.connection.watchDelivery(delivery, entry, builder, refusal: refusal)
             touch(entry.connection)
         }
         flushTouched()
+    }
+
+    /// One operation per watch that is told something. Why nothing may be told, if it cannot be recorded.
+    private func record(_ deliveries: [WatchDelivery]) -> String? {
+        guard let log = service.trail else { return nil }
+        var told: [AuditedOperation] = []
+        for delivery in deliveries {
+            guard case .events(let events, _) = delivery.content, var operation = watches[delivery.watch]?.operation else { continue }
+            operation.count = events.count
+            operation.outcome = "told"
+            told.append(operation)
+        }
+        if told.isEmpty { return nil }
+        do { _ = try log.record(told) } catch {
+            service.logger.error("the audit trail cannot be written", metadata: ["error": "\(error)"])
+            return "the audit trail cannot be written"
+        }
+        return nil
     }
 }
 
@@ -211,7 +281,23 @@ private final class LoopSink: EtcdSink {
     }
 }
 
+extension AuditedOperation {
+    func ended(_ outcome: String) -> AuditedOperation {
+        var ended = self
+        ended.outcome = outcome
+        return ended
+    }
+}
+
 extension EtcdAnswer {
+    /// Why it came to nothing, if so.
+    var failure: String? {
+        switch result {
+        case .failure(let failure): Status(failure).message
+        case .success(.command(.operation(.transaction(false, _)), _)): "compares failed: the other branch ran"
+        case .success: nil
+        }
+    }
     /// Whether values must be fetched for it.
     var namesVersions: Bool {
         guard case .success(let body) = result else { return false }

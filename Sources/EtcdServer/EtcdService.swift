@@ -7,7 +7,7 @@ import NIOConcurrencyHelpers
 import NIOPosix
 package import RPC
 
-/// etcd's v3 API over the Barrier: KV, Watch, Lease, Cluster.MemberList, Maintenance.Status and Alarm (list).
+/// etcd's v3 API over the Barrier: KV, Watch, Lease, Cluster, Maintenance (without snapshots and downgrades).
 ///
 /// One `EtcdConnection` per connection says what each message means; one `EtcdLoop` per event loop carries requests down
 /// and answers up, a batch at a time.
@@ -37,13 +37,16 @@ package final class EtcdService: ServiceFactory {
     let logger: Logger
     let readers: NIOThreadPool
     let progressIntervalMilliseconds: Int64
+    private let control: (any ClusterControl)?
     private let loops = NIOLockedValueBox<[ObjectIdentifier: NIOLoopBound<EtcdLoop>]>([:])
 
     package init(
-        barrier: Barrier, identity: Identity, authorizer: any Authorizer = OpenAccess(), trail: (any AuditTrail)? = nil,
+        barrier: Barrier, identity: Identity, control: (any ClusterControl)? = nil,
+        authorizer: any Authorizer = OpenAccess(), trail: (any AuditTrail)? = nil,
         progressIntervalMilliseconds: Int64 = EtcdService.progressIntervalMilliseconds, logger: Logger
     ) {
         self.barrier = barrier
+        self.control = control
         named = NIOLockedValueBox(identity)
         gate = Gate(authorizer: authorizer)
         self.trail = trail
@@ -64,6 +67,7 @@ package final class EtcdService: ServiceFactory {
         return EtcdConnection(service: self, loop: loop.value, transport: transport)
     }
 
+    var administration: Administration { Administration(barrier: barrier, identity: identity, control: control) }
     var identity: Identity { named.withLockedValue { $0 } }
     /// Where clients reach this member, once that is known: a port of 0 is chosen when it is bound.
     package func advertise(_ clientURLs: [String]) { named.withLockedValue { $0.clientURLs = clientURLs } }

@@ -24,6 +24,8 @@ struct WatchEntry {
     let clientID: Int64
     let wantsPrevious: Bool
     let fragments: Bool
+    /// As the trail names it.
+    let operation: AuditedOperation
 }
 
 extension EtcdConnection {
@@ -52,7 +54,7 @@ extension EtcdConnection {
         do {
             let operation = AuditedOperation(verb: .watch, key: request.key, rangeEnd: request.rangeEnd, peer: caller.peer.address)
             admission = try service.gate.admit([.read(interval)], as: operation, caller: caller) {}
-            try service.trail?.record([admission.operation])
+            _ = try service.trail?.record([admission.operation])
         } catch {
             return refuseWatch(on: stream, (error as? Status)?.message ?? "etcdserver: the audit trail cannot be written")
         }
@@ -73,7 +75,7 @@ extension EtcdConnection {
         options.withoutPuts = request.excludesPuts
         options.withoutDeletes = request.excludesDeletes
         if request.progressNotify { options.progressIntervalMilliseconds = service.progressIntervalMilliseconds }
-        let entry = WatchEntry(connection: self, stream: stream, clientID: clientID, wantsPrevious: request.prevKV, fragments: request.fragment)
+        let entry = WatchEntry(connection: self, stream: stream, clientID: clientID, wantsPrevious: request.prevKV, fragments: request.fragment, operation: admission.operation)
         state.watches[clientID] = loop.watch(Keyspace.plain.stored(interval), options: options, entry: entry)
         watchStreams[stream] = state
     }
@@ -96,7 +98,8 @@ extension EtcdConnection {
 
     // MARK: Deliveries
 
-    func watchDelivery(_ delivery: WatchDelivery, _ entry: WatchEntry, _ builder: AnswerBuilder) {
+    /// `refusal`: why no event may be told.
+    func watchDelivery(_ delivery: WatchDelivery, _ entry: WatchEntry, _ builder: AnswerBuilder, refusal: String?) {
         switch delivery.content {
         case .created(let revision):
             var message = WatchResponseMessage(header: builder.header(revision), watchID: entry.clientID)
@@ -104,10 +107,12 @@ extension EtcdConnection {
             sendPlain(message, on: entry.stream)
         case .events(let events, let revision):
             do {
+                if let refusal { throw EtcdFailure.unavailable(refusal) }
                 try send(events, revision, entry, builder)
                 consumed(delivery.watch, events.count, on: entry.stream)
             } catch {
-                endWatch(delivery.watch, entry, builder.header(revision), reason: "etcdserver: \(error)")
+                let reason = (error as? EtcdFailure).map { Status($0).message } ?? "etcdserver: \(error)"
+                endWatch(delivery.watch, entry, builder.header(revision), reason: reason)
                 service.barrier.service.cancel(delivery.watch)
             }
         case .progress(let revision):
@@ -135,21 +140,35 @@ extension EtcdConnection {
 
     private func send(_ events: [WatchEvent], _ revision: Int64, _ entry: WatchEntry, _ builder: AnswerBuilder) throws {
         var message = WatchResponseMessage(header: builder.header(revision), watchID: entry.clientID)
-        var bytes = 0
-        for event in events {
+        var bytes = 0, first = 0
+        for (index, event) in events.enumerated() {
             let next = try eventMessage(event, entry, builder)
             let size = entry.fragments ? next.encodedBytes : 0
             if entry.fragments, bytes > 0, bytes + size > Self.fragmentBytesMax {
                 message.fragment = true
-                transport.send(try builder.framed(message, allocator: transport.allocator), on: entry.stream)
+                transport.send(try framed(&message, events[first..<index], entry, builder), on: entry.stream)
                 message.events.removeAll(keepingCapacity: true)
-                bytes = 0
+                (bytes, first) = (0, index)
             }
             bytes += size
             message.events.append(next)
         }
         message.fragment = false
-        transport.send(try builder.framed(message, allocator: transport.allocator), on: entry.stream)
+        transport.send(try framed(&message, events[first...], entry, builder), on: entry.stream)
+    }
+
+    /// An event that waited long may carry a ciphertext that was replaced since, and whose key is gone: the record has the new one.
+    private func framed(
+        _ message: inout WatchResponseMessage, _ events: ArraySlice<WatchEvent>, _ entry: WatchEntry, _ builder: AnswerBuilder
+    ) throws -> ByteBuffer {
+        do { return try builder.framed(message, allocator: transport.allocator) } catch is UnreadableValue {
+            message.events = try events.map { event in
+                var event = event
+                event.value = nil
+                return try eventMessage(event, entry, builder)
+            }
+            return try builder.framed(message, allocator: transport.allocator)
+        }
     }
 
     private func eventMessage(_ event: WatchEvent, _ entry: WatchEntry, _ builder: AnswerBuilder) throws -> EventMessage {

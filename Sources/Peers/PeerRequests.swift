@@ -9,8 +9,6 @@ package enum PeerRequest: Equatable, Sendable {
     case facts
     /// The seal file. `bootstrap`: the fingerprint of the initial cluster the asking member was started with; empty for one that joins an old cluster.
     case sealFile(bootstrap: Bytes)
-    /// The hash of the state at a revision (0: the present one), as `HashKV` gives it.
-    case hash(revision: Int64)
 
     package func encode() -> Bytes {
         var writer = ByteWriter()
@@ -19,9 +17,6 @@ package enum PeerRequest: Equatable, Sendable {
         case .sealFile(let bootstrap):
             writer.write(UInt8(2))
             writer.write(prefixed: bootstrap)
-        case .hash(let revision):
-            writer.write(UInt8(3))
-            writer.write(revision)
         }
         return writer.bytes
     }
@@ -33,7 +28,6 @@ package enum PeerRequest: Equatable, Sendable {
             let bootstrap = try reader.readPrefixed()
             guard bootstrap.count <= 64 else { throw MalformedBytes("a fingerprint of \(bootstrap.count) bytes", at: reader.offset) }
             self = .sealFile(bootstrap: bootstrap)
-        case 3: self = .hash(revision: try reader.read(Int64.self))
         case let other: throw MalformedBytes("an unknown request \(other)", at: 0)
         }
         try reader.expectEnd()

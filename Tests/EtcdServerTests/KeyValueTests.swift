@@ -1,3 +1,4 @@
+import Audit
 import Barrier
 import Basics
 import EtcdClient
@@ -252,7 +253,9 @@ import Testing
 
     private final class RefusingTrail: AuditTrail {
         struct Full: Error {}
-        func record(_ operations: [AuditedOperation]) throws { throw Full() }
+        func record(_ operations: [AuditedOperation]) throws -> AuditTicket { throw Full() }
+        var durable: AuditTicket { .none }
+        func whenDurable(_ ticket: AuditTicket, _ call: @escaping @Sendable ((any Error)?) -> Void) { call(Full()) }
     }
     @Test("what cannot be audited is not done")
     func auditsFirst() async throws {

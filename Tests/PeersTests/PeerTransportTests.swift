@@ -219,7 +219,7 @@ import Testing
         let refusal = try #require(raw.frames.last { $0.kind == .refused })
         let text = try PeerRefusal(decoding: refusal.body).text
         #expect(text.contains(reason), "\(text)")
-        #expect(a.log.text.contains(reason))
+        try await eventually("it is logged") { a.log.text.contains(reason) }
         #expect(a.receiver.messages.isEmpty)
         await a.transport.shutdown()
     }
