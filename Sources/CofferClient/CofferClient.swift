@@ -177,10 +177,10 @@ public final class CofferClient: Sendable {
                 switch Verdict.on(status, repetition) {
                 case .refused: throw CofferClientError(refusal: status)
                 case .unknown:
-                    await connections.failed(connection.endpoint)
+                    await connections.failed(connection.endpoint, with: status)
                     throw CofferClientError(.outcomeUnknown, "whether it was done is not known: \(status)")
                 case .retry:
-                    await connections.failed(connection.endpoint)
+                    await connections.failed(connection.endpoint, with: status)
                     if status.origin != .unsent { mayHaveHappened = true }
                     (avoided, last) = (connection.endpoint, status)
                     attemptTimeout = attemptTimeout * 2

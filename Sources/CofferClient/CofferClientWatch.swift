@@ -192,7 +192,8 @@ private actor WatchReader {
         guard let stream else { return }
         self.stream = nil
         avoided = stream.connection.endpoint
-        await client.connections.failed(stream.connection.endpoint)
+        // Silence is no different from an answer that is late.
+        await client.connections.failed(stream.connection.endpoint, with: stream.watchdog.hasBarked ? Status(.deadlineExceeded, "the watch is silent") : nil)
     }
     private func finish() {
         isOver = true
@@ -206,6 +207,7 @@ private final class Watchdog: Sendable {
         /// Since when the reader waits.
         var waitingSince: ContinuousClock.Instant?
         var asked = false
+        var hasBarked = false
     }
     private let shared: Shared
     private let call: WatchCall
@@ -229,6 +231,7 @@ private final class Watchdog: Sendable {
                     shared.state.withLock { $0.asked = true }
                     try? call.send(.progress)
                 } else if time >= silence * 2 {
+                    shared.state.withLock { $0.hasBarked = true }
                     return call.cancel()
                 }
             }
@@ -240,5 +243,6 @@ private final class Watchdog: Sendable {
     }
 
     func wait() { shared.state.withLock { $0.waitingSince = .now; $0.asked = false } }
+    var hasBarked: Bool { shared.state.withLock { $0.hasBarked } }
     func rest() { shared.state.withLock { $0.waitingSince = nil } }
 }

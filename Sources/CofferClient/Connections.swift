@@ -26,12 +26,15 @@ struct Connection: Sendable {
 /// 2. If there is no connection, one is made, once for all who wait for it.
 /// 3. A new connection is greeted with a Status request: a process that is stopped, has no leader, still learns, or belongs to another
 ///    cluster than the first one that answered, does not get any request.
+/// 4. A connection on which an answer was late is doubted: it is greeted again before its next request, so that a stopped process holds
+///    up no second one.
 actor Connections {
     private let endpoints: [Endpoint]
     private let configuration: CofferClient.Configuration
     private let tls: NIOSSLContext?
     private var table: EndpointTable
     private var live: [Int: Connection] = [:]
+    private var doubted: Set<Int> = []
     private var opening: [Int: Task<Connection, any Error>] = [:]
     private var clusterID: UInt64?
     private var isClosed = false
@@ -58,7 +61,18 @@ actor Connections {
                 do { try await clock.sleep(for: wait) } catch { throw CofferClientError(.cancelled, "the task was cancelled") }
             }
             if let connection = live[endpoint] {
-                if connection.client.isUsable { return connection }
+                if connection.client.isUsable, !doubted.contains(endpoint) { return connection }
+                if connection.client.isUsable { // (4)
+                    do {
+                        try check(try await connection.client.timed(configuration.connectTimeout.timeAmount).status())
+                        doubted.remove(endpoint)
+                        return connection
+                    } catch {
+                        lastReason = "\(endpoints[endpoint]): \(error)"
+                        failed(endpoint)
+                        continue
+                    }
+                }
                 live[endpoint] = nil
             }
             do { return try await open(endpoint) } catch { // (2)
@@ -90,7 +104,8 @@ actor Connections {
         }
     }
 
-    func failed(_ endpoint: Int) {
+    func failed(_ endpoint: Int, with status: Status? = nil) {
+        if status?.code == .deadlineExceeded { doubted.insert(endpoint) }
         var generator = SystemRandomNumberGenerator()
         table.failed(endpoint, at: now, using: &generator)
         if let connection = live[endpoint], !connection.client.isUsable { live[endpoint] = nil }
@@ -127,6 +142,7 @@ actor Connections {
             throw CofferClientError(.cancelled, "the client is closed")
         }
         live[endpoint] = connection
+        doubted.remove(endpoint)
         return connection
     }
 
