@@ -9,7 +9,8 @@ import Synchronization
 
 /// One request on its way: authenticate → authorize → validate → audit → act.
 ///
-/// Invariant: the trail gets one record of it, before anything happens or is released; a watch gets one per batch besides.
+/// Invariant: the trail gets one record of it, durable before anything happens or is released; a watch gets one per batch besides, and a
+/// change a second one, of what came of it. What was denied or failed before it came to anything is recorded without waiting.
 final class Call: Sendable {
     let request: Request
     let channel: any Channel
@@ -29,6 +30,8 @@ final class Call: Sendable {
         var resource: String
         var allowed = false
         var isRecorded = false
+        /// A change was let through: what comes of it is still to be recorded.
+        var isChanging = false
     }
 
     /// Nobody's, with an empty query, until `identify` and `read` say otherwise: what fails there is in the trail too.
@@ -76,7 +79,7 @@ final class Call: Sendable {
             state.withLock { $0.allowed = true }
             return
         }
-        try record(.denied(because: why), outcome: identity == PeerIdentity.anonymous ? "401" : "403", count: 0)
+        try note(.denied(because: why), outcome: identity == PeerIdentity.anonymous ? "401" : "403", count: 0)
         if identity == PeerIdentity.anonymous { throw .unauthorized }
         switch action {
         case .path(let verb, let path): throw .forbidden(user: identity.user, verb: verb, path: path, why: why)
@@ -99,42 +102,57 @@ final class Call: Sendable {
     // MARK: Audit
 
     /// Before a change is made, of `count` objects at most; once, however often the change is tried.
-    func auditChange(count: Int = 1) throws(Status) {
+    func auditChange(count: Int = 1) async throws(Status) {
         guard !state.withLock({ $0.isRecorded }) else { return }
-        try record(.allowed(because: reason), outcome: "admitted", count: count)
+        try await record(.allowed(because: reason), outcome: "admitted", count: count)
+        state.withLock { $0.isChanging = true }
     }
     /// Before what was read is released.
-    func auditRelease(count: Int) throws(Status) { try record(.allowed(because: reason), outcome: "ok", count: count) }
+    func auditRelease(count: Int) async throws(Status) { try await record(.allowed(because: reason), outcome: "ok", count: count) }
     /// Of one batch of a stream, besides the request's own record.
-    func auditBatch(count: Int) throws(Status) {
-        state.withLock { $0.isRecorded = false }
-        try record(.allowed(because: reason), outcome: "ok", count: count)
-    }
-    /// Of a request that failed before it came to a record.
+    func auditBatch(count: Int) async throws(Status) { try await record(.allowed(because: reason), outcome: "ok", count: count) }
+    /// Of a request that failed before it came to a record, or after it was let through.
     func auditFailure(_ status: Status) throws(Status) {
         let (isRecorded, allowed) = state.withLock { ($0.isRecorded, $0.allowed) }
-        guard !isRecorded else { return }
-        try record(allowed ? .allowed(because: reason) : .denied(because: status.message), outcome: String(status.code), count: 0)
+        if isRecorded { return conclude(status.code) }
+        try note(allowed ? .allowed(because: reason) : .denied(because: status.message), outcome: String(status.code), count: 0)
+    }
+    /// The answer, with what came of a change recorded. The change is: if its outcome cannot be, the next request is refused.
+    func concluded(_ response: Response) -> Response {
+        conclude(response.status.code)
+        return response
+    }
+    private func conclude(_ code: Int) {
+        let isChanging = state.withLock { state in
+            defer { state.isChanging = false }
+            return state.isChanging
+        }
+        if isChanging { try? note(.allowed(because: reason), outcome: String(code), count: 0) }
     }
 
     private var reason: String {
         identity.groups.contains(Identity.administrators) ? "group \(Identity.administrators)" : identity.node.map { "node \($0)" } ?? "anyone"
     }
 
-    private func record(_ decision: AuditRecord.Decision, outcome: String, count: Int) throws(Status) {
-        let record = state.withLock { state in
+    private func made(_ decision: AuditRecord.Decision, _ outcome: String, _ count: Int) -> AuditRecord {
+        state.withLock { state in
             state.isRecorded = true
             return AuditRecord(
                 timeMilliseconds: UInt64(max(0, clock().timeIntervalSince1970 * 1000)), surface: state.surface,
                 who: state.impersonator.map { "\($0) as \(state.identity.user)" } ?? state.identity.user, verb: state.verb,
                 resource: state.resource, decision: decision, outcome: outcome, count: count)
         }
-        do {
-            try audit.append(record)
-        } catch .overloaded {
-            throw .tooManyRequests("the audit trail is behind, please try again later", retryAfterSeconds: 1)
-        } catch {
-            throw .serviceUnavailable("the audit trail cannot be written; nothing is done unseen")
-        }
+    }
+    /// Returns when the record is durable.
+    private func record(_ decision: AuditRecord.Decision, outcome: String, count: Int) async throws(Status) {
+        do { try await audit.record(made(decision, outcome, count)) } catch { throw Self.refusal(error) }
+    }
+    /// Returns when the record is accepted.
+    private func note(_ decision: AuditRecord.Decision, outcome: String, count: Int) throws(Status) {
+        do { try audit.append(made(decision, outcome, count)) } catch { throw Self.refusal(error) }
+    }
+    private static func refusal(_ error: AuditError) -> Status {
+        if case .overloaded = error { return .tooManyRequests("the audit trail is behind, please try again later", retryAfterSeconds: 1) }
+        return .serviceUnavailable("the audit trail cannot be written; nothing is done unseen")
     }
 }

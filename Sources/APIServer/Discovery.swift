@@ -88,11 +88,11 @@ enum Discovery {
 
 extension Endpoints {
     /// Whatever is no resource.
-    func answer(_ call: Call, path: String) throws -> Response {
+    func answer(_ call: Call, path: String) async throws -> Response {
         try call.authorize(.path(verb: call.request.method.rawValue.lowercased(), path: path))
         guard call.request.method == .get || call.request.method == .head else { throw Status.methodNotAllowed(call.request.method.rawValue) }
         let response = try document(call, path)
-        try call.auditRelease(count: 0)
+        try await call.auditRelease(count: 0)
         return call.request.method == .head ? response.createHeadResponse() : response
     }
 

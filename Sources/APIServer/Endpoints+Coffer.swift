@@ -16,17 +16,17 @@ extension Endpoints {
         switch (method, segments.count, segments[0], segments.last) {
         case (.post, 3, "nodes", "sync"): return try await synchronize(call, node: segments[1])
         case (.post, 3, "nodes", "acks"): return try await acknowledge(call, node: segments[1])
-        case (.get, 3, "nodes", "acks"): return try acknowledgements(call, node: segments[1])
+        case (.get, 3, "nodes", "acks"): return try await acknowledgements(call, node: segments[1])
         case (.post, 2, "operator", "rotate"): return try await rotate(call)
         case (.get, 2, "operator", "rotations"):
             try authorize(call, "get", "operator", name: "rotations")
             let rotations = try await operations.rotations()
-            try call.auditRelease(count: rotations.count)
+            try await call.auditRelease(count: rotations.count)
             return Answer.json(["kind": "RotationList", "apiVersion": "coffer.dev/v1", "items": .array(rotations.map(\.json))])
         case (.get, 2, "vault", "status"):
             try authorize(call, "get", "vault", name: "status")
             let status = try await operations.vaultStatus()
-            try call.auditRelease(count: 1)
+            try await call.auditRelease(count: 1)
             return Answer.json(status.json)
         default:
             try call.authorize(.path(verb: method.rawValue.lowercased(), path: call.path))
@@ -55,16 +55,16 @@ extension Endpoints {
         guard let key = ObjectKey(.namespaces, namespace: "", name: namespace), try await store.find(key) != nil else {
             throw Status.notFound(.namespaces, namespace)
         }
-        try call.auditChange()
+        try await call.auditChange()
         return Answer.json(try await operations.rotate(namespace: namespace, level: level).json, code: 202)
     }
 
     // MARK: Nodes
 
-    private func acknowledgements(_ call: Call, node: String) throws -> Response {
+    private func acknowledgements(_ call: Call, node: String) async throws -> Response {
         try authorize(call, "get", "nodes", name: node, subresource: "acks")
         let (revision, holdings) = sessions.holdings(of: node)
-        try call.auditRelease(count: holdings.count)
+        try await call.auditRelease(count: holdings.count)
         return Answer.json([
             "kind": "AcknowledgementList", "apiVersion": "coffer.dev/v1", "node": .string(node), "connected": .bool(sessions.isConnected(node)),
             "revision": .string(String(revision)), "items": .array(holdings.map(\.json)),
@@ -78,7 +78,7 @@ extension Endpoints {
         let acknowledgement: Acknowledgement
         do { acknowledgement = try Acknowledgement(decoding: body.bytes) } catch { throw Status.badRequest("the acknowledgement cannot be read: \(error)") }
         guard acknowledgement.node == node else { throw Status.badRequest("the acknowledgement is of another node") }
-        try call.auditChange(count: acknowledgement.entries.count)
+        try await call.auditChange(count: acknowledgement.entries.count)
         for pod in sessions.acknowledge(acknowledgement, now: call.now) {
             guard let key = ObjectKey(.pods, namespace: pod.namespace, name: pod.name) else { continue }
             do throws(Status) {
@@ -112,10 +112,10 @@ extension Endpoints {
         guard try await store.currentRevision() >= request.resumeRevision else {
             throw Status.serviceUnavailable("the node has seen a later revision than this server has")
         }
-        try call.auditRelease(count: 0)
+        try await call.auditRelease(count: 0)
         let stream = NodeStream(
             node: node, resumeRevision: request.resumeRevision, feed: feed, check: ReleaseCheck(store: store), clock: clock,
-            heartbeatSeconds: heartbeatSeconds, release: { (count) throws(Status) in try call.auditBatch(count: count) })
+            heartbeatSeconds: heartbeatSeconds, release: { (count) throws(Status) in try await call.auditBatch(count: count) })
         let sessions = sessions, clock = clock
         return Streaming.response(on: call.channel, contentType: "application/octet-stream") { outlet in
             let session = sessions.open(node, now: clock()) { outlet.finish() }
@@ -133,8 +133,8 @@ struct NodeStream: Sendable {
     let check: ReleaseCheck
     let clock: @Sendable () -> Date
     let heartbeatSeconds: Double
-    /// Told before so many secrets are released; throws when they must not be.
-    let release: @Sendable (Int) throws(Status) -> Void
+    /// Told before so many secrets are released; throws when they must not be. Returns when that is on record.
+    let release: @Sendable (Int) async throws(Status) -> Void
 
     private static let tickMilliseconds = 250
     private static let confirmationAttemptsMax = 400
@@ -181,7 +181,7 @@ struct NodeStream: Sendable {
                 continue
             }
             guard let message = state.message(for: view, nowMilliseconds: milliseconds) else { return false }
-            try release(released.count)
+            try await release(released.count)
             try send(message, outlet)
             return true
         }

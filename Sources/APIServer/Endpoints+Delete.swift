@@ -11,7 +11,7 @@ extension Endpoints {
         guard let key = ObjectKey(target.type, namespace: target.namespace, name: target.name) else { throw Status.notFound(target.type, target.name) }
         guard let stored = try await store.find(key) else { throw Status.notFound(target.type, target.name) }
         try options.preconditions.check(stored)
-        try call.auditChange()
+        try await call.auditChange()
         switch try await delete(key, options, now: call.now) {
         case .removed(let uid): return Answer.json(Status.deleted(target.type, target.name, uid: uid).json)
         case .terminating(let resource): return Answer.json(resource.json)
@@ -24,7 +24,7 @@ extension Endpoints {
         let list = try await store.list(
             target.type, namespace: target.namespace.isEmpty ? nil : target.namespace, options: call.query.listOptions(),
             matches: selection.isEverything ? nil : { selection.matches($0) })
-        try call.auditChange(count: list.items.count)
+        try await call.auditChange(count: list.items.count)
         for item in list.items {
             do throws(Status) {
                 _ = try await delete(item.key, options, now: call.now)

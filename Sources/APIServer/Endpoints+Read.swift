@@ -14,7 +14,7 @@ extension Endpoints {
         } else {
             resource = try await store.get(target.type, namespace: target.namespace, name: target.name)
         }
-        try call.auditRelease(count: 1)
+        try await call.auditRelease(count: 1)
         return try one(call, resource, rendering)
     }
 
@@ -23,7 +23,7 @@ extension Endpoints {
         let list = try await store.list(
             target.type, namespace: target.namespace.isEmpty ? nil : target.namespace, options: call.query.listOptions(),
             matches: selection.isEverything ? nil : { selection.matches($0) })
-        try call.auditRelease(count: list.items.count)
+        try await call.auditRelease(count: list.items.count)
         return Answer.json(
             rendering.list(
                 target.type, list.items.map(\.shown), resourceVersion: String(list.revision), continueToken: list.continueToken,
@@ -46,7 +46,7 @@ extension Endpoints {
             start = list.revision
         }
         let watch = try await store.watch(target.type, namespace: namespace, after: start)
-        try call.auditRelease(count: initial.count)
+        try await call.auditRelease(count: initial.count)
         let clock = clock, first = initial
         return Streaming.response(on: call.channel, contentType: "application/json", seconds: seconds) { outlet in
             do {
@@ -54,7 +54,7 @@ extension Endpoints {
                 if sendsInitial { try outlet.send(writer.bookmark(start, endsInitial: true)) }
                 for try await batch in watch {
                     let pieces = writer.pieces(of: batch, now: clock())
-                    if pieces.objects > 0 { try call.auditBatch(count: pieces.objects) }
+                    if pieces.objects > 0 { try await call.auditBatch(count: pieces.objects) }
                     for piece in pieces.buffers { try outlet.send(piece) }
                 }
             } catch let status as Status {

@@ -19,7 +19,7 @@ extension Endpoints {
         case .rules: status = Self.rules(of: call.identity)
         default: status = ["userInfo": ["username": .string(call.identity.user), "groups": JSONValue(call.identity.groups)]]
         }
-        try call.auditRelease(count: 0)
+        try await call.auditRelease(count: 0)
         return Answer.json([
             "kind": .string(review.kind), "apiVersion": .string(review.group + "/v1"), "metadata": [:], "spec": spec, "status": status,
         ], code: 201)

@@ -17,7 +17,7 @@ extension Endpoints {
             let resource = try Admission.creation(
                 given, namespace: target.namespace, uid: UUID().uuidString.lowercased(), now: call.now, makeSuffix: Self.nameSuffix)
             do throws(Status) {
-                try call.auditChange()
+                try await call.auditChange()
                 let created = isDryRun ? try await store.checkCreation(of: resource) : try await store.create(resource)
                 return try one(call, created, rendering, code: 201, warnings: warnings)
             } catch {
@@ -55,7 +55,7 @@ extension Endpoints {
         let now = call.now
         _ = try await change(key, isDryRun: isDryRun) { (current) throws(Status) in
             let bound = try Admission.binding(current, to: binding, now: now)
-            try call.auditChange()
+            try await call.auditChange()
             return bound
         }
         return Answer.json(Status(code: 201, reason: .unknown, message: "").json, code: 201)
@@ -99,7 +99,7 @@ extension Endpoints {
         guard let key = ObjectKey(target.type, namespace: target.namespace, name: target.name) else { throw Status.notFound(target.type, target.name) }
         let changed = try await change(key, isDryRun: isDryRun) { (current) throws(Status) in
             let next = try await make(current)
-            try call.auditChange()
+            try await call.auditChange()
             return next
         }
         if !isDryRun { try await finishDeletion(of: changed, key) }

@@ -47,10 +47,10 @@ struct Endpoints: HTTPResponder {
             try await call.identify()
             try call.read(query: parts.count > 1 ? parts[1] : "")
             switch try RequestTarget(method: request.method.rawValue, path: path, isWatch: call.query.isWatch) {
-            case .resource(let target): return try await answer(call, target)
-            case .coffer(let segments): return try await answer(call, coffer: segments)
-            case .review(let review): return try await answer(call, review)
-            case .path(let path): return try answer(call, path: path)
+            case .resource(let target): return call.concluded(try await answer(call, target))
+            case .coffer(let segments): return call.concluded(try await answer(call, coffer: segments))
+            case .review(let review): return call.concluded(try await answer(call, review))
+            case .path(let path): return call.concluded(try await answer(call, path: path))
             }
         } catch let status as Status {
             try call.auditFailure(status)

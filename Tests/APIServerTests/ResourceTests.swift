@@ -371,11 +371,12 @@ import Testing
 }
 
 @Suite struct AuditTests {
-    @Test("each request leaves one record, with who, what and why, and no value")
+    @Test("each request leaves its record, with who, what and why, and no value; a change a second one, with what came of it")
     func records() async throws {
         let server = try await TestServer()
         try server.audit.flush()
         let before = try String(contentsOfFile: server.auditPath, encoding: .utf8).split(separator: "\n").count
+        _ = try await server.call(.POST, secretsPath, secretJSON("web", "very-secret-value"))
         _ = try await server.call(.POST, secretsPath, secretJSON("web", "very-secret-value"))
         _ = try await server.call(.GET, secretsPath + "/web")
         _ = try await server.call(.GET, secretsPath + "/missing")
@@ -393,6 +394,9 @@ import Testing
         }
         #expect(told == [
             "coffer-admin create namespaces/default/secrets allowed admitted",
+            "coffer-admin create namespaces/default/secrets allowed 201",
+            "coffer-admin create namespaces/default/secrets allowed admitted",
+            "coffer-admin create namespaces/default/secrets allowed 409",
             "coffer-admin get namespaces/default/secrets/web allowed ok",
             "coffer-admin get namespaces/default/secrets/missing allowed 404",
             "system:node:a list namespaces/default/secrets denied 403",
