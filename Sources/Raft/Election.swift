@@ -111,6 +111,11 @@ extension Raft {
     mutating func receive(_ message: Message) {
         // Legitimate drops: ourselves, strangers to the protocol (no member sends term 0).
         guard message.term > 0, message.from != member, message.to == member else { return }
+        // True whatever the term.
+        if case .committed(let position) = message.body {
+            if !isLeader, log.agrees(with: position) { log.commit(through: position.index) }
+            return
+        }
         if message.term > term {
             guard admitHigherTerm(message) else { return }
         } else if message.term < term {
@@ -147,8 +152,14 @@ extension Raft {
         case .timeoutNow:
             guard follow(message.from), canCampaign else { return }
             becomeCandidate(isTransfer: true)
-        case .outdated: break
+        case .committed, .outdated: break
         }
+    }
+
+    /// Without this, members that are no voters any more but have the longer logs would refuse the only one left that may lead, for ever.
+    private mutating func tellCommitted(to candidate: MemberID) {
+        guard let committedTerm = log.term(at: log.committed), log.committed > 0 else { return }
+        afterwards.append(send(.committed(EntryPosition(index: log.committed, term: committedTerm)), to: candidate))
     }
 
     /// §6 of the dissertation, "disruptive servers": who hears a leader ignores candidates.
@@ -177,6 +188,7 @@ extension Raft {
     private mutating func answerPreVote(_ message: Message, last: EntryPosition) {
         let granted = message.term > term && !isQuarantined && log.isUpToDate(last)
         afterwards.append(send(.preVoteResponse(granted: granted), to: message.from, term: granted ? message.term : term))
+        if !granted { tellCommitted(to: message.from) }
     }
 
     /// Learners and strangers vote as well: they may be voters by entries they have not applied. Only voters are counted.
@@ -188,6 +200,7 @@ extension Raft {
             restartElectionTimer()
         }
         afterwards.append(send(.voteResponse(granted: granted), to: message.from))
+        if !granted { tellCommitted(to: message.from) }
     }
 
     /// The sender leads this term. False when that is us, or another: then it lies, and is ignored.

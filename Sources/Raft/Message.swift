@@ -25,6 +25,9 @@ package struct Message: Hashable, Sendable {
         /// A follower asks the leader up to where it must apply before it may read; `request` is the follower's name for it.
         case readRequest(UInt64)
         case readResponse(UInt64, index: LogIndex)
+        /// To a candidate that was refused: this entry is committed. Its log may hold the change of membership by which the sender's vote,
+        /// or its own quorum, counts no more, without knowing that.
+        case committed(EntryPosition)
     }
     package var from: MemberID
     package var to: MemberID

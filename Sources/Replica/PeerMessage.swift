@@ -189,6 +189,7 @@ extension ByteWriter {
         case .timeoutNow: write(10 as UInt8)
         case .readRequest(let request): write(11 as UInt8); write(request)
         case .readResponse(let request, let index): write(12 as UInt8); write(request); write(index)
+        case .committed(let position): write(13 as UInt8); write(position)
         }
     }
 
@@ -257,6 +258,7 @@ extension ByteReader {
         case 10: body = .timeoutNow
         case 11: body = .readRequest(try read())
         case 12: body = .readResponse(try read(), index: try read())
+        case 13: body = .committed(try readPosition())
         default: throw MalformedBytes("\(kind) is no message of Raft's", at: offset - 1)
         }
         return Message(from: from, to: to, term: term, body)

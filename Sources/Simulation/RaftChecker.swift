@@ -109,7 +109,7 @@ struct RaftChecker {
     private func name(_ vote: MemberID?) -> String { vote.map { "\($0.rawValue)" } ?? "none" }
 
     /// Whatever a message says must be durable at its sender by now.
-    mutating func sends(_ message: Message, state: HardState, disk: LinkedLog, log: LinkedLog, member: Int) {
+    mutating func sends(_ message: Message, state: HardState, disk: LinkedLog, log: LinkedLog, memoryTerm: Term, member: Int) {
         var isDurable: Bool
         switch message.body {
         case .voteRequest: isDurable = state.term > message.term || (state.term == message.term && state.vote == message.from)
@@ -118,7 +118,7 @@ struct RaftChecker {
         case .appended(let through):
             isDurable = state.term >= message.term
             // In a later term the log may have been replaced since, rightly; the answer counts in its own term only.
-            if state.term == message.term, disk.chain(at: through) != log.chain(at: through), log.last >= through { isDurable = false }
+            if memoryTerm == message.term, disk.chain(at: through) != log.chain(at: through), log.last >= through { isDurable = false }
         default: isDurable = true
         }
         if !isDurable { fail(.durableBeforeSent, "member \(member + 1) sends \(RaftView.describe(message)) too early") }

@@ -40,6 +40,7 @@ enum RaftView {
         case .timeoutNow: "timeout now"
         case .readRequest(let request): "read request \(request)"
         case .readResponse(let request, let index): "read response \(request) at \(index)"
+        case .committed(let position): "\(describe(position)) is committed"
         case .outdated: "outdated"
         }
         return "\(body) of term \(message.term) from \(message.from.rawValue) to \(message.to.rawValue)"

@@ -482,7 +482,8 @@ package struct RaftWorld: ~Copyable {
     // MARK: - Network
 
     private mutating func send(_ message: Message, _ number: Int) {
-        checker.sends(message, state: members[number].disk.state, disk: members[number].disk.log, log: members[number].log, member: number)
+        checker.sends(message, state: members[number].disk.state, disk: members[number].disk.log, log: members[number].log,
+                      memoryTerm: members[number].raft.term, member: number)
         if case .append(_, let entries, _) = message.body, !entries.isEmpty { moment(.appendSent, number) }
         let to = Int(message.to.rawValue) - 1
         guard network.carries(from: number, to: to) else {
