@@ -2,18 +2,17 @@
 /// at run time; in every other build `isActive` is the constant `false`, and neither the question nor the bug is in the binary.
 package enum Mutant: String, CaseIterable, Sendable {
     // Elections.
-    case voteNotPersisted, votesCountedTwice, voteTwiceInTerm, voteForShorterLog, leadsBeforeVoteIsDurable, quorumOfHalf
-    case preVoteGrantCountsAsVote
+    case voteNotPersisted, termForgotten, voteTwiceInTerm, voteForShorterLog, staleVoteCounts, preVoteCountsAsVote
+    case candidateAsksBeforeDurable, storedWordOfOldTermCounts, quorumOfHalf, quarantinedVotes
     // Replication.
-    case oldTermCommittedByCounting, shortAppendTruncates, answerBeforeDurable, leaderCountsBeforeDurable
-    case heartbeatCommitNotClamped, appendCommitNotClamped, storedWordOfOldTermCounts, conflictNotTruncated, appendWithoutAgreement
-    case commitBeyondMatch, lostProbeNeverRepeated
+    case oldTermCommittedByCounting, shortAppendTruncates, conflictNotTruncated, appendWithoutAgreement
+    case answerBeforeDurable, leaderCountsBeforeDurable, heartbeatCountsAsAppend
+    case heartbeatCommitNotClamped, appendCommitNotClamped, committedWithoutAgreement
+    case lostProbeNeverRepeated, uncommittedNeverRefunded, transferNeverEnds
     // Reads.
-    case readBeforeFirstCommit, readRoundNotConfirmed, readContextReused, readSurvivesLeadership
-    // Membership.
-    case learnersCounted, oneSideOfJointDecides, campaignWithUnappliedChange, twoChangesAtOnce, autoLeaveForgotten
-    // Store.
-    case appliedBeforeDurable
+    case readBeforeFirstCommit, readRoundNotConfirmed, readContextReused, readSurvivesLeadership, followerReadsAlone
+    // Membership and snapshots.
+    case learnersCounted, oneSideOfJointDecides, campaignWithUnappliedChange, twoChangesAtOnce, autoLeaveForgotten, staleStoreInstalled
 
     #if COFFER_MUTANTS
     /// Set once, before anything runs.

@@ -11,6 +11,7 @@ enum Mutants {
         for mutant in Mutant.allCases {
             let verdict = try trial(mutant)
             print(pad(mutant.rawValue, 34) + verdict.text)
+            fflush(nil)
             if !verdict.isCaught { missed.append(mutant.rawValue) }
         }
         let count = Mutant.allCases.count
