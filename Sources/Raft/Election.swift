@@ -30,7 +30,7 @@ extension Raft {
 
     /// A member with a committed change of membership that it has not applied may believe in a quorum that is none any more.
     var canCampaign: Bool {
-        membership.isVoter(member) && !isQuarantined && !log.hasChange(after: adopted, through: log.committed) && (!mayHavePromised || isAlone)
+        membership.isVoter(member) && !isQuarantined && (!log.hasChange(after: adopted, through: log.committed) || Mutant.isActive(.campaignWithUnappliedChange)) && (!mayHavePromised || isAlone)
     }
 
     /// Asks whether an election could be won, without disturbing anyone's term.
@@ -60,6 +60,7 @@ extension Raft {
         for voter in membership.electorate where voter != member {
             afterwards.append(send(.voteRequest(last: log.last, isTransfer: isTransfer), to: voter))
         }
+        if Mutant.isActive(.candidateAsksBeforeDurable) { outbox.append(contentsOf: afterwards) }
     }
 
     private mutating func becomeLeader() {
@@ -113,7 +114,7 @@ extension Raft {
         guard message.term > 0, message.from != member, message.to == member else { return }
         // True whatever the term.
         if case .committed(let position) = message.body {
-            if !isLeader, log.agrees(with: position) { log.commit(through: position.index) }
+            if !isLeader, log.agrees(with: position) || (Mutant.isActive(.committedWithoutAgreement) && position.index <= log.last.index) { log.commit(through: position.index) }
             return
         }
         if message.term > term {
@@ -143,6 +144,7 @@ extension Raft {
         case .preVoteRequest(let last): answerPreVote(message, last: last)
         case .voteRequest(let last, _): answerVote(message, last: last)
         case .preVoteResponse(let granted):
+            if Mutant.isActive(.preVoteCountsAsVote), case .candidate = role { return countVote(of: message.from, granted: granted) }
             // A grant names the term we would campaign for, a refusal the voter's own.
             guard case .preCandidate = role, message.term == (granted ? term + 1 : term) else { return }
             countVote(of: message.from, granted: granted)
@@ -181,6 +183,7 @@ extension Raft {
         switch message.body {
         case .append, .heartbeat: afterwards.append(send(.outdated, to: message.from))
         case .preVoteRequest: afterwards.append(send(.preVoteResponse(granted: false), to: message.from))
+        case .voteResponse(let granted) where Mutant.isActive(.staleVoteCounts): countVote(of: message.from, granted: granted)
         default: break
         }
     }
@@ -193,8 +196,8 @@ extension Raft {
 
     /// Learners and strangers vote as well: they may be voters by entries they have not applied. Only voters are counted.
     private mutating func answerVote(_ message: Message, last: EntryPosition) {
-        let free = vote == message.from || (vote == nil && leader == nil)
-        let granted = free && !isQuarantined && log.isUpToDate(last)
+        let free = vote == message.from || (vote == nil && leader == nil) || Mutant.isActive(.voteTwiceInTerm)
+        let granted = free && (!isQuarantined || Mutant.isActive(.quarantinedVotes)) && log.isUpToDate(last)
         if granted {
             vote = message.from
             restartElectionTimer()

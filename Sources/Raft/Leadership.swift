@@ -68,7 +68,7 @@ extension Raft {
     mutating func broadcastHeartbeats(_ leadership: inout Leadership) {
         leadership.heartbeatElapsed = 0
         for position in leadership.progress.indices where leadership.progress[position].member != member {
-            outbox.append(send(.heartbeat(commit: min(leadership.progress[position].match, log.committed),
+            outbox.append(send(.heartbeat(commit: Mutant.isActive(.heartbeatCommitNotClamped) ? log.committed : min(leadership.progress[position].match, log.committed),
                                           readSequence: leadership.reads.sequence), to: leadership.progress[position].member))
         }
     }
@@ -94,7 +94,7 @@ extension Raft {
     }
 
     private mutating func tickTransfer(_ leadership: inout Leadership) {
-        guard let transfer = leadership.transfer else { return }
+        guard let transfer = leadership.transfer, !Mutant.isActive(.transferNeverEnds) else { return }
         leadership.transfer = transfer.ticksLeft > 1 ? Leadership.Transfer(target: transfer.target, ticksLeft: transfer.ticksLeft - 1) : nil
     }
 

@@ -93,7 +93,7 @@ package struct Log: Sendable {
 
     /// §5.4.1: is a log that ends at `other` at least as up to date as this one?
     package func isUpToDate(_ other: EntryPosition) -> Bool {
-        other.term > last.term || (other.term == last.term && other.index >= last.index)
+        other.term > last.term || (other.term == last.term && other.index >= last.index) || Mutant.isActive(.voteForShorterLog)
     }
 
     /// The last position at or before `position` whose term is not above its term: where two logs might agree.
@@ -120,8 +120,10 @@ package struct Log: Sendable {
         var known = 0
         if first.index <= last.index {
             known = new.firstIndex { !agrees(with: $0.position) } ?? new.count
+            if Mutant.isActive(.shortAppendTruncates), known == new.count { truncate(after: max(committed, first.index + LogIndex(new.count) - 1)) }
             guard known < new.count else { return true }
             let index = new[known].index
+            if Mutant.isActive(.conflictNotTruncated), index <= last.index { return true }
             guard index > committed else { return false }
             if index <= last.index { truncate(after: index - 1) }
         }

@@ -55,8 +55,8 @@ package struct Membership: Hashable, Sendable {
 
     /// The greatest number that a majority, of both sides if joint, has reached.
     package func reached(_ number: (MemberID) -> UInt64) -> UInt64 {
-        let incoming = voters.reached(number)
-        return outgoing.voters.isEmpty ? incoming : min(incoming, outgoing.reached(number))
+        let incoming = (Mutant.isActive(.learnersCounted) ? Majority(voters.voters + learners) : voters).reached(number)
+        return outgoing.voters.isEmpty || Mutant.isActive(.oneSideOfJointDecides) ? incoming : min(incoming, outgoing.reached(number))
     }
 
     package func result(_ vote: (MemberID) -> Bool?) -> VoteResult {

@@ -13,7 +13,7 @@ package struct Majority: Hashable, Sendable {
     }
 
     package func contains(_ member: MemberID) -> Bool { voters.contains(member) }
-    package var quorum: Int { voters.count / 2 + 1 }
+    package var quorum: Int { Mutant.isActive(.quorumOfHalf) ? max(1, (voters.count + 1) / 2) : voters.count / 2 + 1 }
     /// Members that are in one of the two only.
     package func differences(from other: Majority) -> Int {
         voters.count { !other.contains($0) } + other.voters.count { !contains($0) }

@@ -159,7 +159,7 @@ package struct Raft: Sendable {
         self.configuration = configuration
         membership = configuration.membership
         adopted = log.released
-        term = max(state.term, log.last.term)
+        term = max(Mutant.isActive(.termForgotten) ? 0 : state.term, log.last.term)
         // A vote belongs to its term.
         vote = term == state.term ? state.vote : nil
         self.log = log
@@ -230,7 +230,7 @@ package struct Raft: Sendable {
             effects.append(.standing(standing))
         }
         let entries = log.takeUnoffered()
-        let state = hardState
+        let state = Mutant.isActive(.voteNotPersisted) ? HardState(term: term, vote: nil, commit: log.committed) : hardState
         let stateMustPersist = state.term != persistedState.term || state.vote != persistedState.vote
         if !entries.isEmpty || stateMustPersist || !afterwards.isEmpty {
             effects.append(.persist(entries, state == persistedState ? nil : state, afterwards: afterwards,
@@ -267,7 +267,7 @@ package struct Raft: Sendable {
     private mutating func stored(_ stored: Stored) {
         // A word from an earlier term may be about entries that were replaced since. Every change of term is followed by a
         // write of its own, whose word covers everything before it.
-        guard stored.term == term else { return }
+        guard stored.term == term || Mutant.isActive(.storedWordOfOldTermCounts) else { return }
         durableTerm = term
         log.markDurable(through: stored.last)
         switch role {

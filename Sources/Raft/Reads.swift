@@ -46,13 +46,14 @@ extension Raft {
     mutating func read(_ context: ReadContext) {
         switch role {
         case .leader: lead { leadership, raft in raft.read(.host(context), &leadership) }
+        case .follower(leader: _?) where Mutant.isActive(.followerReadsAlone): signals.append(.readable(context, index: log.committed))
         case .follower(leader: _?): forward(context)
         case .follower, .preCandidate, .candidate: signals.append(.readRefused(context))
         }
     }
 
     private mutating func read(_ asker: ReadQueue.Asker, _ leadership: inout Leadership) {
-        let hasCommit = log.committed >= leadership.firstIndex
+        let hasCommit = log.committed >= leadership.firstIndex || Mutant.isActive(.readBeforeFirstCommit)
         if hasCommit, isAlone || holdsLease(leadership.reads) { return answer(asker, index: log.committed) }
         guard leadership.reads.waiting.count < configuration.readsWaitingMax else { return refuse(asker) }
         leadership.reads.waiting.append(asker)
@@ -80,6 +81,7 @@ extension Raft {
     }
 
     mutating func refuseReads(of leadership: Leadership) {
+        if Mutant.isActive(.readSurvivesLeadership) { for asker in leadership.reads.waiting { answer(asker, index: log.committed) } }
         for round in leadership.reads.rounds { for asker in round.askers { refuse(asker) } }
         for asker in leadership.reads.waiting { refuse(asker) }
     }
@@ -115,7 +117,8 @@ extension Raft {
 
     mutating func confirmRounds(_ leadership: inout Leadership) {
         guard !leadership.reads.rounds.isEmpty else { return }
-        let confirmed = membership.reached { leadership.position(of: $0).map { leadership.progress[$0].readSequence } ?? 0 }
+        let answered = membership.reached { leadership.position(of: $0).map { leadership.progress[$0].readSequence } ?? 0 }
+        let confirmed = Mutant.isActive(.readRoundNotConfirmed) ? .max : answered
         let count = leadership.reads.rounds.prefix { $0.sequence <= confirmed }.count
         guard count > 0 else { return }
         for round in leadership.reads.rounds.prefix(count) {

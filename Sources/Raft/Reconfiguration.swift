@@ -39,13 +39,13 @@ extension Raft {
         guard case .leader(let leadership) = role else { return .notLeading }
         if leadership.transfer != nil { return .transferring }
         // §4.1, and the correction of 2015: also one of an earlier leader, which this one may yet commit.
-        if log.hasChange(after: adopted, through: log.last.index) || log.committed < leadership.firstIndex { return .changeUnderWay }
+        if (!Mutant.isActive(.twoChangesAtOnce) && log.hasChange(after: adopted, through: log.last.index)) || log.committed < leadership.firstIndex { return .changeUnderWay }
         return membership.isJoint == isLeaving ? nil : .wrongMembership
     }
 
     /// What `autoLeave` promises.
     mutating func leaveJointMembership() {
-        guard membership.autoLeave, refusalOfChange(isLeaving: true) == nil else { return }
+        guard membership.autoLeave, !Mutant.isActive(.autoLeaveForgotten), refusalOfChange(isLeaving: true) == nil else { return }
         log.append(Entry(index: log.last.index + 1, term: term, kind: .membership, payload: []))
         lead { leadership, raft in raft.broadcastAppends(&leadership) }
     }
@@ -55,7 +55,7 @@ extension Raft {
     /// May the store be replaced by one as of `position`? Not by one that is older than what was applied and cannot be
     /// brought up to date from the log.
     package func admits(storeAt position: EntryPosition) -> Bool {
-        position.index > log.committed || (position.index >= log.base.index && log.agrees(with: position))
+        Mutant.isActive(.staleStoreInstalled) || position.index > log.committed || (position.index >= log.base.index && log.agrees(with: position))
     }
 
     mutating func installed(_ position: EntryPosition, _ new: Membership) {

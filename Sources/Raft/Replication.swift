@@ -17,6 +17,7 @@ extension Raft {
         leadership.uncommittedBytes += bytes
         let first = log.last.index + 1
         for payload in payloads { log.append(Entry(index: log.last.index + 1, term: term, kind: kind, payload: payload)) }
+        if Mutant.isActive(.leaderCountsBeforeDurable), let own = leadership.position(of: member) { leadership.progress[own].isDurable(through: log.last.index) }
         signals.append(.accepted(first: first, count: payloads.count))
         broadcastAppends(&leadership)
     }
@@ -24,10 +25,10 @@ extension Raft {
     /// §5.3, §5.4.2: an entry of this term that a majority has made durable is committed, and all before it.
     mutating func advanceCommit(_ leadership: inout Leadership) {
         let reached = membership.reached { leadership.match(of: $0) }, committed = log.committed
-        guard reached > committed, log.term(at: reached) == term else { return }
+        guard reached > committed, log.term(at: reached) == term || Mutant.isActive(.oldTermCommittedByCounting) else { return }
         log.commit(through: reached)
         // Only what this leader proposed was counted.
-        leadership.uncommittedBytes -= log.payloadBytes(from: max(committed + 1, leadership.firstIndex), through: reached)
+        leadership.uncommittedBytes -= Mutant.isActive(.uncommittedNeverRefunded) ? 0 : log.payloadBytes(from: max(committed + 1, leadership.firstIndex), through: reached)
         if committed < leadership.firstIndex { beginWaitingReads(&leadership) }
         broadcastAppends(&leadership)
     }
@@ -95,7 +96,8 @@ extension Raft {
         guard let position = leadership.position(of: sender), readSequence <= leadership.reads.sequence else { return }
         leadership.progress[position].isActive = true
         leadership.progress[position].resume()
-        leadership.progress[position].readSequence = max(leadership.progress[position].readSequence, readSequence)
+        if Mutant.isActive(.heartbeatCountsAsAppend) { confirmed(leadership.progress[position].next - 1, by: sender, &leadership) }
+        leadership.progress[position].readSequence = max(leadership.progress[position].readSequence, Mutant.isActive(.readContextReused) ? leadership.reads.sequence : readSequence)
         if leadership.progress[position].match < log.last.index || leadership.progress[position].isProbe {
             sendAppends(to: &leadership.progress[position], evenEmpty: true)
         }
@@ -110,19 +112,19 @@ extension Raft {
             // All that is committed here agrees with the leader's log: nothing to compare before it.
             return answer(.appended(through: log.committed), about: log.committed, to: leader)
         }
-        guard log.agrees(with: previous) else {
+        guard log.agrees(with: previous) || (Mutant.isActive(.appendWithoutAgreement) && previous.index <= log.last.index) else {
             let hint = log.lastPossibleAgreement(with: previous)
             return answer(.appendRejected(previous: previous.index, hint: hint), about: 0, to: leader)
         }
         guard log.merge(entries) else { return }
         let through = entries.last?.index ?? previous.index
-        log.commit(through: min(commit, through))
+        log.commit(through: min(commit, Mutant.isActive(.appendCommitNotClamped) ? log.last.index : through))
         answer(.appended(through: through), about: through, to: leader)
     }
 
     /// At once when all it depends on is durable already: this term, and the log up to `index`.
     private mutating func answer(_ body: Message.Body, about index: LogIndex, to leader: MemberID) {
-        if durableTerm == term, index <= log.durable { outbox.append(send(body, to: leader)) } else { afterwards.append(send(body, to: leader)) }
+        if (durableTerm == term && index <= log.durable) || Mutant.isActive(.answerBeforeDurable) { outbox.append(send(body, to: leader)) } else { afterwards.append(send(body, to: leader)) }
     }
 
     /// What a correct leader sends is; anything else is ignored.
