@@ -67,21 +67,21 @@ extension Command {
     private static func encode(_ put: PutRequest) -> Bytes {
         let value: Bytes? = if case .sealed(let sealed) = put.value { sealed.bytes } else { nil }
         let count = 3 + (put.lease != 0 ? 8 : 0) + 4 + put.key.count + (value.map { 4 + $0.count } ?? 0)
-        return Bytes(unsafeUninitializedCapacity: count) { buffer, initialized in
+        return unsafe Bytes(unsafeUninitializedCapacity: count) { buffer, initialized in
             let target = UnsafeMutableRawBufferPointer(buffer)
             var at = 3
             func store<T: FixedWidthInteger>(_ value: T) {
-                target.storeBytes(of: value.bigEndian, toByteOffset: at, as: T.self)
+                unsafe target.storeBytes(of: value.bigEndian, toByteOffset: at, as: T.self)
                 at += MemoryLayout<T>.size
             }
             func store(prefixed bytes: Bytes) {
                 store(UInt32(bytes.count))
-                UnsafeMutableRawBufferPointer(rebasing: target[at..<at + bytes.count]).copyBytes(from: bytes)
+                unsafe UnsafeMutableRawBufferPointer(rebasing: target[at..<at + bytes.count]).copyBytes(from: bytes)
                 at += bytes.count
             }
-            target[0] = format
-            target[1] = Kind.put.rawValue
-            target[2] = put.flags
+            unsafe target[0] = format
+            unsafe target[1] = Kind.put.rawValue
+            unsafe target[2] = put.flags
             if put.lease != 0 { store(put.lease) }
             store(prefixed: put.key)
             if let value { store(prefixed: value) }

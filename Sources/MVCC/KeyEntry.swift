@@ -55,23 +55,23 @@ struct PackedCell {
 ///
 /// `history` names the block of older versions (0: none). Separators of inner nodes have the same form and no versions.
 /// Valid until the index removes the key; never leaves this module.
-struct KeyEntry: Equatable {
+@safe struct KeyEntry: Equatable {
     let memory: UnsafeMutableRawPointer
     static let headerBytes = 36
 
     @inline(__always) var latest: PackedCell {
-        get { memory.load(as: PackedCell.self) }
-        nonmutating set { memory.storeBytes(of: newValue, as: PackedCell.self) }
+        get { unsafe memory.load(as: PackedCell.self) }
+        nonmutating set { unsafe memory.storeBytes(of: newValue, as: PackedCell.self) }
     }
     @inline(__always) var history: Int {
-        get { Int(memory.load(fromByteOffset: 32, as: UInt32.self)) }
-        nonmutating set { memory.storeBytes(of: UInt32(truncatingIfNeeded: newValue), toByteOffset: 32, as: UInt32.self) }
+        get { unsafe Int(memory.load(fromByteOffset: 32, as: UInt32.self)) }
+        nonmutating set { unsafe memory.storeBytes(of: UInt32(truncatingIfNeeded: newValue), toByteOffset: 32, as: UInt32.self) }
     }
     /// 1 … 65,536.
-    @inline(__always) var keyByteCount: Int { Int(memory.load(fromByteOffset: 8, as: UInt64.self) >> 48) + 1 }
-    @inline(__always) var keyBytes: UnsafeRawPointer { UnsafeRawPointer(memory + Self.headerBytes) }
-    @inline(__always) var keyBuffer: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: keyBytes, count: keyByteCount) }
-    var key: Bytes { Bytes(keyBuffer) }
+    @inline(__always) var keyByteCount: Int { unsafe Int(memory.load(fromByteOffset: 8, as: UInt64.self) >> 48) + 1 }
+    @inline(__always) var keyBytes: UnsafeRawPointer { unsafe UnsafeRawPointer(memory + Self.headerBytes) }
+    @inline(__always) var keyBuffer: UnsafeRawBufferPointer { unsafe UnsafeRawBufferPointer(start: keyBytes, count: keyByteCount) }
+    var key: Bytes { unsafe Bytes(keyBuffer) }
     /// No version yet, or none any more.
     @inline(__always) var isEmpty: Bool { latest.main == 0 }
     /// Its key exists now.
@@ -82,16 +82,16 @@ struct KeyEntry: Equatable {
 
 /// Memory in blocks of 8 to 1,024 bytes, in steps of 8, cut from 64 KiB chunks that live as long as the slab; greater ones are the system's.
 /// Half as much overhead as malloc for blocks of 90 bytes, which is what an index of a million keys is made of.
-struct Slab: ~Copyable {
+@safe struct Slab: ~Copyable {
     private static let chunkBytes = 64 << 10
     static let blockBytesMax = 1024
     private var free: [UnsafeMutableRawPointer?]
-    private var chunks: [UnsafeMutableRawPointer] = []
+    private var chunks: [UnsafeMutableRawPointer] = unsafe []
     private var cursor = 0
     /// What is held from the system, for figures.
     private(set) var bytes = 0
 
-    init() { free = Array(repeating: nil, count: Self.blockBytesMax / 8 + 1) }
+    init() { unsafe free = unsafe Array(repeating: nil, count: Self.blockBytesMax / 8 + 1) }
 
     mutating func allocate(_ count: Int) -> UnsafeMutableRawPointer {
         let size = (count + 7) & ~7
@@ -99,30 +99,30 @@ struct Slab: ~Copyable {
             bytes += size
             return .allocate(byteCount: size, alignment: 8)
         }
-        if let block = free[size / 8] {
-            free[size / 8] = block.load(as: UnsafeMutableRawPointer?.self)
-            return block
+        if let block = unsafe free[size / 8] {
+            unsafe free[size / 8] = unsafe block.load(as: UnsafeMutableRawPointer?.self)
+            return unsafe block
         }
-        if chunks.isEmpty || cursor + size > Self.chunkBytes {
-            chunks.append(.allocate(byteCount: Self.chunkBytes, alignment: 16))
+        if unsafe chunks.isEmpty || cursor + size > Self.chunkBytes {
+            unsafe chunks.append(.allocate(byteCount: Self.chunkBytes, alignment: 16))
             bytes += Self.chunkBytes
             cursor = 0
         }
         defer { cursor += size }
-        return chunks[chunks.count - 1] + cursor
+        return unsafe chunks[chunks.count - 1] + cursor
     }
 
     mutating func deallocate(_ block: UnsafeMutableRawPointer, _ count: Int) {
         let size = (count + 7) & ~7
         guard size <= Self.blockBytesMax else {
             bytes -= size
-            return block.deallocate()
+            return unsafe block.deallocate()
         }
-        block.storeBytes(of: free[size / 8], as: UnsafeMutableRawPointer?.self)
-        free[size / 8] = block
+        unsafe block.storeBytes(of: free[size / 8], as: UnsafeMutableRawPointer?.self)
+        unsafe free[size / 8] = unsafe block
     }
 
-    deinit { for chunk in chunks { chunk.deallocate() } }
+    deinit { for unsafe chunk in unsafe chunks { unsafe chunk.deallocate() } }
 }
 
 /// Byte order of keys, eight bytes a step.
@@ -131,12 +131,12 @@ func compareBytes(_ a: UnsafeRawPointer, _ aCount: Int, _ b: UnsafeRawPointer, _
     let common = min(aCount, bCount)
     var i = 0
     while i + 8 <= common {
-        let x = a.loadUnaligned(fromByteOffset: i, as: UInt64.self), y = b.loadUnaligned(fromByteOffset: i, as: UInt64.self)
+        let x = unsafe a.loadUnaligned(fromByteOffset: i, as: UInt64.self), y = unsafe b.loadUnaligned(fromByteOffset: i, as: UInt64.self)
         if x != y { return x.bigEndian < y.bigEndian ? -1 : 1 }
         i += 8
     }
     while i < common {
-        let x = a.load(fromByteOffset: i, as: UInt8.self), y = b.load(fromByteOffset: i, as: UInt8.self)
+        let x = unsafe a.load(fromByteOffset: i, as: UInt8.self), y = unsafe b.load(fromByteOffset: i, as: UInt8.self)
         if x != y { return x < y ? -1 : 1 }
         i += 1
     }
@@ -146,11 +146,11 @@ func compareBytes(_ a: UnsafeRawPointer, _ aCount: Int, _ b: UnsafeRawPointer, _
 /// `a` < `b`, much faster than `lexicographicallyPrecedes` for long keys.
 @inline(__always)
 func precedes(_ a: Bytes, _ b: Bytes) -> Bool {
-    a.withUnsafeBytes { a in
-        b.withUnsafeBytes { b in
+    unsafe a.withUnsafeBytes { a in
+        unsafe b.withUnsafeBytes { b in
             guard let bBase = b.baseAddress else { return false }
             guard let aBase = a.baseAddress else { return b.count > 0 }
-            return compareBytes(aBase, a.count, bBase, b.count) < 0
+            return unsafe compareBytes(aBase, a.count, bBase, b.count) < 0
         }
     }
 }
@@ -159,6 +159,6 @@ func precedes(_ a: Bytes, _ b: Bytes) -> Bool {
 func commonPrefixCount(_ a: UnsafeRawPointer, _ aCount: Int, _ b: UnsafeRawPointer, _ bCount: Int) -> Int {
     let common = min(aCount, bCount)
     var i = 0
-    while i < common, a.load(fromByteOffset: i, as: UInt8.self) == b.load(fromByteOffset: i, as: UInt8.self) { i += 1 }
+    while i < common, unsafe a.load(fromByteOffset: i, as: UInt8.self) == b.load(fromByteOffset: i, as: UInt8.self) { i += 1 }
     return i
 }

@@ -9,7 +9,7 @@ import Basics
 /// Invariants: the cells of a key ascend by revision; a key has at least one cell; each version but the latest of each key that is no
 /// tombstone has one element in `superseded`, each tombstone one in `tombstones`.
 struct KeyIndex: ~Copyable, @unchecked Sendable {
-    private struct History {
+    @safe private struct History {
         var cells: UnsafeMutablePointer<PackedCell>
         var count: Int
         var capacity: Int
@@ -33,7 +33,7 @@ struct KeyIndex: ~Copyable, @unchecked Sendable {
 
     // MARK: Reading
 
-    func find(_ key: Bytes) -> KeyEntry? { key.withUnsafeBytes { tree.find($0) } }
+    func find(_ key: Bytes) -> KeyEntry? { unsafe key.withUnsafeBytes { unsafe tree.find($0) } }
 
     /// The version of the key that a read at `revision` sees.
     @inline(__always)
@@ -41,7 +41,7 @@ struct KeyIndex: ~Copyable, @unchecked Sendable {
         let latest = entry.latest
         if latest.main <= revision { return latest.isTombstone ? nil : latest.cell }
         guard let position = position(in: entry, at: revision) else { return nil }
-        let older = histories[entry.history]!.cells[position]
+        let older = unsafe histories[entry.history]!.cells[position]
         return older.isTombstone ? nil : older.cell
     }
 
@@ -51,7 +51,7 @@ struct KeyIndex: ~Copyable, @unchecked Sendable {
         var low = 0, high = history.count
         while low < high {
             let middle = (low + high) >> 1
-            if history.cells[middle].main <= revision { low = middle + 1 } else { high = middle }
+            if unsafe history.cells[middle].main <= revision { low = middle + 1 } else { high = middle }
         }
         return low > 0 ? low - 1 : nil
     }
@@ -61,8 +61,8 @@ struct KeyIndex: ~Copyable, @unchecked Sendable {
         let latest = entry.latest.cell
         if latest.revision == revision { return latest }
         guard let history = histories[entry.history], var at = position(in: entry, at: revision.main) else { return nil }
-        while history.cells[at].main == revision.main {
-            let cell = history.cells[at].cell
+        while unsafe history.cells[at].main == revision.main {
+            let cell = unsafe history.cells[at].cell
             if cell.sub == revision.sub { return cell }
             if at == 0 { return nil }
             at -= 1
@@ -76,7 +76,7 @@ struct KeyIndex: ~Copyable, @unchecked Sendable {
         if let history = histories[entry.history] {
             var at = position(in: entry, at: revision - 1).map { $0 + 1 } ?? 0
             while at < history.count {
-                visit(history.cells[at].cell)
+                unsafe visit(history.cells[at].cell)
                 at += 1
             }
         }
@@ -92,12 +92,12 @@ struct KeyIndex: ~Copyable, @unchecked Sendable {
         }
         // Bodies are spelled out because closures of `withUnsafeBytes` cannot pass a typed error on.
         let fromKey = range.isFromKey
-        let result: Result<Void, E> = range.key.withUnsafeBytes { low in
-            end.withUnsafeBytes { high in
+        let result: Result<Void, E> = unsafe range.key.withUnsafeBytes { low in
+            unsafe end.withUnsafeBytes { high in
                 do throws(E) {
-                    let highBase = high.baseAddress ?? UnsafeRawPointer(bitPattern: 1)!
-                    try tree.scan(from: low) { entry throws(E) in
-                        if !fromKey, compareBytes(entry.keyBytes, entry.keyByteCount, highBase, high.count) >= 0 { return false }
+                    let highBase = unsafe high.baseAddress ?? UnsafeRawPointer(bitPattern: 1)!
+                    unsafe try tree.scan(from: low) { entry throws(E) in
+                        if !fromKey, unsafe compareBytes(entry.keyBytes, entry.keyByteCount, highBase, high.count) >= 0 { return false }
                         return try visit(entry)
                     }
                     return .success(())
@@ -109,7 +109,7 @@ struct KeyIndex: ~Copyable, @unchecked Sendable {
 
     // MARK: Writing
 
-    mutating func findOrInsert(_ key: Bytes) -> KeyEntry { key.withUnsafeBytes { tree.findOrInsert($0) } }
+    mutating func findOrInsert(_ key: Bytes) -> KeyEntry { unsafe key.withUnsafeBytes { unsafe tree.findOrInsert($0) } }
 
     /// Adds the newest version (or tombstone) of a key. Answers whether the key was live before.
     mutating func append(_ cell: VersionCell, to entry: KeyEntry) {
@@ -140,22 +140,22 @@ struct KeyIndex: ~Copyable, @unchecked Sendable {
         var history = histories[slot]!
         if history.count == history.capacity {
             var larger = makeHistory(capacity: history.capacity * 2)
-            larger.cells.update(from: history.cells, count: history.count)
+            unsafe larger.cells.update(from: history.cells, count: history.count)
             larger.count = history.count
             free(history)
             history = larger
         }
-        history.cells[history.count] = cell
+        unsafe history.cells[history.count] = cell
         history.count += 1
         histories[slot] = history
     }
 
     private mutating func makeHistory(capacity: Int) -> History {
-        let memory = tree.slab.allocate(capacity * MemoryLayout<PackedCell>.stride)
-        return History(cells: memory.bindMemory(to: PackedCell.self, capacity: capacity), count: 0, capacity: capacity)
+        let memory = unsafe tree.slab.allocate(capacity * MemoryLayout<PackedCell>.stride)
+        return unsafe History(cells: memory.bindMemory(to: PackedCell.self, capacity: capacity), count: 0, capacity: capacity)
     }
     private mutating func free(_ history: History) {
-        tree.slab.deallocate(UnsafeMutableRawPointer(history.cells), history.capacity * MemoryLayout<PackedCell>.stride)
+        unsafe tree.slab.deallocate(UnsafeMutableRawPointer(history.cells), history.capacity * MemoryLayout<PackedCell>.stride)
     }
 
     /// Replaces the data key of one cell (a reseal). The cell must exist.
@@ -169,11 +169,11 @@ struct KeyIndex: ~Copyable, @unchecked Sendable {
         guard let history = histories[entry.history], var at = position(in: entry, at: revision.main) else {
             preconditionFailure("reseal of a cell that is not there")
         }
-        while history.cells[at].cell.sub != revision.sub {
-            precondition(at > 0 && history.cells[at].main == revision.main, "reseal of a cell that is not there")
+        while unsafe history.cells[at].cell.sub != revision.sub {
+            unsafe precondition(at > 0 && history.cells[at].main == revision.main, "reseal of a cell that is not there")
             at -= 1
         }
-        history.cells[at] = changed(history.cells[at])
+        unsafe history.cells[at] = unsafe changed(history.cells[at])
     }
 
     // MARK: Compaction
@@ -195,8 +195,8 @@ struct KeyIndex: ~Copyable, @unchecked Sendable {
         var dropped = 0
         if var history = histories[entry.history] {
             while dropped < history.count {
-                let cell = history.cells[dropped]
-                let replacedAt = dropped + 1 < history.count ? history.cells[dropped + 1].main : latest.main
+                let cell = unsafe history.cells[dropped]
+                let replacedAt = unsafe dropped + 1 < history.count ? history.cells[dropped + 1].main : latest.main
                 guard cell.isTombstone ? cell.main < revision : replacedAt <= revision else { break }
                 removed(cell.cell)
                 dropped += 1
@@ -208,7 +208,7 @@ struct KeyIndex: ~Copyable, @unchecked Sendable {
                 freeHistories.append(entry.history)
                 entry.history = 0
             } else if dropped > 0 {
-                history.cells.update(from: history.cells + dropped, count: history.count - dropped)
+                unsafe history.cells.update(from: history.cells + dropped, count: history.count - dropped)
                 history.count -= dropped
                 histories[entry.history] = history
             }
@@ -246,7 +246,7 @@ struct KeyIndex: ~Copyable, @unchecked Sendable {
 
     deinit {
         for case let history? in histories where history.capacity * MemoryLayout<PackedCell>.stride > Slab.blockBytesMax {
-            history.cells.deallocate()  // smaller ones go with the slab's chunks
+            unsafe history.cells.deallocate()  // smaller ones go with the slab's chunks
         }
     }
 }

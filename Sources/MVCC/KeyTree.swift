@@ -8,7 +8,7 @@ import Basics
 /// So a search touches one contiguous array of hints and nearly always one key per node.
 ///
 /// Invariant: hint(a) < hint(b) implies a < b; a < b implies hint(a) ≤ hint(b).
-struct Node: Equatable {
+@safe struct Node: Equatable {
     static let capacity = 64
     private static let hintsOffset = 32, entriesOffset = 32 + capacity * 8, childrenOffset = 32 + capacity * 16
     static let leafBytes = childrenOffset, innerBytes = childrenOffset + (capacity + 1) * 8
@@ -17,38 +17,38 @@ struct Node: Equatable {
 
     static func make(leaf: Bool) -> Node {
         let memory = UnsafeMutableRawPointer.allocate(byteCount: leaf ? leafBytes : innerBytes, alignment: 16)
-        memory.initializeMemory(as: UInt8.self, repeating: 0, count: 32)
-        memory.storeBytes(of: leaf ? 1 : 0, toByteOffset: 2, as: UInt8.self)
-        return Node(memory: memory)
+        unsafe memory.initializeMemory(as: UInt8.self, repeating: 0, count: 32)
+        unsafe memory.storeBytes(of: leaf ? 1 : 0, toByteOffset: 2, as: UInt8.self)
+        return unsafe Node(memory: memory)
     }
-    func free() { memory.deallocate() }
+    func free() { unsafe memory.deallocate() }
 
     @inline(__always) var count: Int {
-        get { Int(memory.load(as: UInt16.self)) }
-        nonmutating set { memory.storeBytes(of: UInt16(newValue), as: UInt16.self) }
+        get { unsafe Int(memory.load(as: UInt16.self)) }
+        nonmutating set { unsafe memory.storeBytes(of: UInt16(newValue), as: UInt16.self) }
     }
-    @inline(__always) var isLeaf: Bool { memory.load(fromByteOffset: 2, as: UInt8.self) == 1 }
+    @inline(__always) var isLeaf: Bool { unsafe memory.load(fromByteOffset: 2, as: UInt8.self) == 1 }
     /// At most 65,535, though a common prefix may be one longer.
     @inline(__always) var skip: Int {
-        get { Int(memory.load(fromByteOffset: 4, as: UInt16.self)) }
-        nonmutating set { memory.storeBytes(of: UInt16(newValue), toByteOffset: 4, as: UInt16.self) }
+        get { unsafe Int(memory.load(fromByteOffset: 4, as: UInt16.self)) }
+        nonmutating set { unsafe memory.storeBytes(of: UInt16(newValue), toByteOffset: 4, as: UInt16.self) }
     }
     @inline(__always) var next: Node? {
-        get { memory.load(fromByteOffset: 8, as: UnsafeMutableRawPointer?.self).map(Node.init) }
-        nonmutating set { memory.storeBytes(of: newValue?.memory, toByteOffset: 8, as: UnsafeMutableRawPointer?.self) }
+        get { unsafe memory.load(fromByteOffset: 8, as: UnsafeMutableRawPointer?.self).map(Node.init) }
+        nonmutating set { unsafe memory.storeBytes(of: newValue?.memory, toByteOffset: 8, as: UnsafeMutableRawPointer?.self) }
     }
-    @inline(__always) var hints: UnsafeMutablePointer<UInt64> { (memory + Self.hintsOffset).assumingMemoryBound(to: UInt64.self) }
-    @inline(__always) var entries: UnsafeMutablePointer<KeyEntry> { (memory + Self.entriesOffset).assumingMemoryBound(to: KeyEntry.self) }
-    @inline(__always) var children: UnsafeMutablePointer<Node> { (memory + Self.childrenOffset).assumingMemoryBound(to: Node.self) }
+    @inline(__always) var hints: UnsafeMutablePointer<UInt64> { unsafe (memory + Self.hintsOffset).assumingMemoryBound(to: UInt64.self) }
+    @inline(__always) var entries: UnsafeMutablePointer<KeyEntry> { unsafe (memory + Self.entriesOffset).assumingMemoryBound(to: KeyEntry.self) }
+    @inline(__always) var children: UnsafeMutablePointer<Node> { unsafe (memory + Self.childrenOffset).assumingMemoryBound(to: Node.self) }
 
     @inline(__always)
     static func hint(_ key: UnsafeRawPointer, _ count: Int, _ skip: Int) -> UInt64 {
         let left = count - skip
-        if left >= 8 { return UInt64(bigEndian: (key + skip).loadUnaligned(as: UInt64.self)) }
+        if left >= 8 { return unsafe UInt64(bigEndian: (key + skip).loadUnaligned(as: UInt64.self)) }
         var value: UInt64 = 0
         var i = 0
         while i < left {
-            value |= UInt64((key + skip + i).load(as: UInt8.self)) << UInt64(56 - 8 * i)
+            unsafe value |= UInt64((key + skip + i).load(as: UInt8.self)) << UInt64(56 - 8 * i)
             i += 1
         }
         return value
@@ -59,13 +59,13 @@ struct Node: Equatable {
         let count = self.count
         guard count > 1 else {
             skip = 0
-            if count == 1 { hints[0] = Self.hint(entries[0].keyBytes, entries[0].keyByteCount, 0) }
+            if count == 1 { unsafe hints[0] = unsafe Self.hint(entries[0].keyBytes, entries[0].keyByteCount, 0) }
             return
         }
-        let first = entries[0], last = entries[count - 1]
-        let common = min(0xffff, commonPrefixCount(first.keyBytes, first.keyByteCount, last.keyBytes, last.keyByteCount))
+        let first = unsafe entries[0], last = unsafe entries[count - 1]
+        let common = unsafe min(0xffff, commonPrefixCount(first.keyBytes, first.keyByteCount, last.keyBytes, last.keyByteCount))
         skip = common
-        for i in 0..<count { hints[i] = Self.hint(entries[i].keyBytes, entries[i].keyByteCount, common) }
+        for i in 0..<count { unsafe hints[i] = unsafe Self.hint(entries[i].keyBytes, entries[i].keyByteCount, common) }
     }
 
     /// The first slot whose key is not less than `key`, and whether it equals it.
@@ -75,24 +75,24 @@ struct Node: Equatable {
         if count == 0 { return (0, false) }
         if skip > 0 {
             let shared = min(skip, keyCount)
-            let order = compareBytes(key, shared, entries[0].keyBytes, shared)
+            let order = unsafe compareBytes(key, shared, entries[0].keyBytes, shared)
             if order < 0 { return (0, false) }
             if order > 0 { return (count, false) }
             if keyCount < skip { return (0, false) }
         }
-        let hint = Self.hint(key, keyCount, skip), hints = self.hints
+        let hint = unsafe Self.hint(key, keyCount, skip), hints = unsafe self.hints
         var low = 0, length = count
         while length > 1 {  // branch-free lower bound over the hints
             let half = length >> 1
-            low = hints[low + half - 1] < hint ? low + half : low
+            low = unsafe hints[low + half - 1] < hint ? low + half : low
             length -= half
         }
-        if hints[low] < hint { low += 1 }
+        if unsafe hints[low] < hint { low += 1 }
         var high = low
-        while high < count, hints[high] == hint { high += 1 }
+        while high < count, unsafe hints[high] == hint { high += 1 }
         while low < high {  // within equal hints, by the whole key
             let middle = (low + high) >> 1
-            let order = compareBytes(entries[middle].keyBytes, entries[middle].keyByteCount, key, keyCount)
+            let order = unsafe compareBytes(entries[middle].keyBytes, entries[middle].keyByteCount, key, keyCount)
             if order == 0 { return (middle, true) }
             if order < 0 { low = middle + 1 } else { high = middle }
         }
@@ -101,32 +101,32 @@ struct Node: Equatable {
 
     func insert(_ entry: KeyEntry, at slot: Int) {
         let count = self.count, skip = self.skip
-        (entries + slot + 1).update(from: entries + slot, count: count - slot)
-        (hints + slot + 1).update(from: hints + slot, count: count - slot)
-        entries[slot] = entry
+        unsafe (entries + slot + 1).update(from: entries + slot, count: count - slot)
+        unsafe (hints + slot + 1).update(from: hints + slot, count: count - slot)
+        unsafe entries[slot] = entry
         self.count = count + 1
-        let neighbour = entries[slot == 0 ? 1 : 0]
-        if count <= 1 || entry.keyByteCount < skip || compareBytes(entry.keyBytes, skip, neighbour.keyBytes, skip) != 0 {
+        let neighbour = unsafe entries[slot == 0 ? 1 : 0]
+        if unsafe count <= 1 || entry.keyByteCount < skip || compareBytes(entry.keyBytes, skip, neighbour.keyBytes, skip) != 0 {
             rehint()
         } else {
-            hints[slot] = Self.hint(entry.keyBytes, entry.keyByteCount, skip)
+            unsafe hints[slot] = unsafe Self.hint(entry.keyBytes, entry.keyByteCount, skip)
         }
     }
 
     func insertChild(_ child: Node, at slot: Int) {
-        (children + slot + 1).update(from: children + slot, count: count + 1 - slot)
-        children[slot] = child
+        unsafe (children + slot + 1).update(from: children + slot, count: count + 1 - slot)
+        unsafe children[slot] = child
     }
 
     func removeEntry(at slot: Int) {
         let tail = count - slot - 1
-        (entries + slot).update(from: entries + slot + 1, count: tail)
-        (hints + slot).update(from: hints + slot + 1, count: tail)
+        unsafe (entries + slot).update(from: entries + slot + 1, count: tail)
+        unsafe (hints + slot).update(from: hints + slot + 1, count: tail)
         count -= 1
     }
 
     func removeChild(at slot: Int) {
-        (children + slot).update(from: children + slot + 1, count: count - slot)
+        unsafe (children + slot).update(from: children + slot + 1, count: count - slot)
     }
 }
 
@@ -146,17 +146,17 @@ struct KeyTree: ~Copyable, @unchecked Sendable {
     private func leaf(for key: UnsafeRawPointer, _ keyCount: Int) -> Node {
         var node = root
         while !node.isLeaf {
-            let (slot, found) = node.lowerBound(key, keyCount)
-            node = node.children[found ? slot + 1 : slot]
+            let (slot, found) = unsafe node.lowerBound(key, keyCount)
+            node = unsafe node.children[found ? slot + 1 : slot]
         }
         return node
     }
 
     func find(_ key: UnsafeRawBufferPointer) -> KeyEntry? {
         guard let base = key.baseAddress, key.count > 0 else { return nil }
-        let leaf = leaf(for: base, key.count)
-        let (slot, found) = leaf.lowerBound(base, key.count)
-        return found ? leaf.entries[slot] : nil
+        let leaf = unsafe leaf(for: base, key.count)
+        let (slot, found) = unsafe leaf.lowerBound(base, key.count)
+        return unsafe found ? leaf.entries[slot] : nil
     }
 
     /// Visits entries from `key` on, in order, until `visit` answers false.
@@ -164,16 +164,16 @@ struct KeyTree: ~Copyable, @unchecked Sendable {
     func scan<E: Error>(from key: UnsafeRawBufferPointer, _ visit: (KeyEntry) throws(E) -> Bool) throws(E) {
         var node: Node, slot = 0
         if let base = key.baseAddress, key.count > 0 {
-            node = leaf(for: base, key.count)
-            slot = node.lowerBound(base, key.count).slot
+            node = unsafe leaf(for: base, key.count)
+            slot = unsafe node.lowerBound(base, key.count).slot
         } else {
             node = root
-            while !node.isLeaf { node = node.children[0] }
+            while !node.isLeaf { node = unsafe node.children[0] }
         }
         while true {
-            let count = node.count, entries = node.entries
+            let count = node.count, entries = unsafe node.entries
             while slot < count {
-                guard try visit(entries[slot]) else { return }
+                guard unsafe try visit(entries[slot]) else { return }
                 slot += 1
             }
             guard let following = node.next else { return }
@@ -185,14 +185,14 @@ struct KeyTree: ~Copyable, @unchecked Sendable {
     // MARK: Insertion
 
     private mutating func makeEntry(_ key: UnsafeRawPointer, _ keyCount: Int) -> KeyEntry {
-        let memory = slab.allocate(KeyEntry.headerBytes + keyCount)
-        memory.initializeMemory(as: UInt8.self, repeating: 0, count: KeyEntry.headerBytes)
-        memory.storeBytes(of: UInt64(keyCount - 1) << 48, toByteOffset: 8, as: UInt64.self)
-        (memory + KeyEntry.headerBytes).copyMemory(from: key, byteCount: keyCount)
-        return KeyEntry(memory: memory)
+        let memory = unsafe slab.allocate(KeyEntry.headerBytes + keyCount)
+        unsafe memory.initializeMemory(as: UInt8.self, repeating: 0, count: KeyEntry.headerBytes)
+        unsafe memory.storeBytes(of: UInt64(keyCount - 1) << 48, toByteOffset: 8, as: UInt64.self)
+        unsafe (memory + KeyEntry.headerBytes).copyMemory(from: key, byteCount: keyCount)
+        return unsafe KeyEntry(memory: memory)
     }
     private mutating func free(_ entry: KeyEntry) {
-        slab.deallocate(entry.memory, KeyEntry.headerBytes + entry.keyByteCount)
+        unsafe slab.deallocate(entry.memory, KeyEntry.headerBytes + entry.keyByteCount)
     }
     private mutating func makeNode(leaf: Bool) -> Node {
         nodeBytes += leaf ? Node.leafBytes : Node.innerBytes
@@ -204,18 +204,18 @@ struct KeyTree: ~Copyable, @unchecked Sendable {
     }
     /// The shortest key that separates `left` from the `right` that follows it.
     private mutating func makeSeparator(_ left: KeyEntry, _ right: KeyEntry) -> KeyEntry {
-        let common = commonPrefixCount(left.keyBytes, left.keyByteCount, right.keyBytes, right.keyByteCount)
-        return makeEntry(right.keyBytes, common + 1)
+        let common = unsafe commonPrefixCount(left.keyBytes, left.keyByteCount, right.keyBytes, right.keyByteCount)
+        return unsafe makeEntry(right.keyBytes, common + 1)
     }
 
     /// The entry of `key`, made (without a version) if it is not there. The key has 1 … 65,536 bytes.
     mutating func findOrInsert(_ key: UnsafeRawBufferPointer) -> KeyEntry {
         precondition(key.count > 0 && key.count <= Limits.keyBytesMax, "key length out of bounds")
-        let (entry, split) = insert(key.baseAddress!, key.count, under: root)
+        let (entry, split) = unsafe insert(key.baseAddress!, key.count, under: root)
         if let split {
             let top = makeNode(leaf: false)
-            top.children[0] = root
-            top.children[1] = split.right
+            unsafe top.children[0] = root
+            unsafe top.children[1] = split.right
             top.insert(split.separator, at: 0)
             root = top
         }
@@ -225,10 +225,10 @@ struct KeyTree: ~Copyable, @unchecked Sendable {
     private typealias Split = (separator: KeyEntry, right: Node)
 
     private mutating func insert(_ key: UnsafeRawPointer, _ keyCount: Int, under node: Node) -> (KeyEntry, Split?) {
-        let (slot, found) = node.lowerBound(key, keyCount)
+        let (slot, found) = unsafe node.lowerBound(key, keyCount)
         if node.isLeaf {
-            if found { return (node.entries[slot], nil) }
-            let entry = makeEntry(key, keyCount)
+            if found { return unsafe (node.entries[slot], nil) }
+            let entry = unsafe makeEntry(key, keyCount)
             count += 1
             guard node.count == Node.capacity else {
                 node.insert(entry, at: slot)
@@ -237,7 +237,7 @@ struct KeyTree: ~Copyable, @unchecked Sendable {
             return (entry, splitLeaf(node, inserting: entry, at: slot))
         }
         let childSlot = found ? slot + 1 : slot
-        let (entry, split) = insert(key, keyCount, under: node.children[childSlot])
+        let (entry, split) = unsafe insert(key, keyCount, under: node.children[childSlot])
         guard let split else { return (entry, nil) }
         guard node.count == Node.capacity else {
             node.insertChild(split.right, at: childSlot + 1)
@@ -252,7 +252,7 @@ struct KeyTree: ~Copyable, @unchecked Sendable {
         let appends = slot == Node.capacity && node.next == nil
         let middle = appends ? Node.capacity : Node.capacity / 2
         let right = makeNode(leaf: true)
-        right.entries.update(from: node.entries + middle, count: Node.capacity - middle)
+        unsafe right.entries.update(from: node.entries + middle, count: Node.capacity - middle)
         right.count = Node.capacity - middle
         right.next = node.next
         node.count = middle
@@ -260,14 +260,14 @@ struct KeyTree: ~Copyable, @unchecked Sendable {
         if !appends { node.rehint() }
         right.rehint()
         if slot <= middle, !appends { node.insert(entry, at: slot) } else { right.insert(entry, at: slot - middle) }
-        return (makeSeparator(node.entries[node.count - 1], right.entries[0]), right)
+        return unsafe (makeSeparator(node.entries[node.count - 1], right.entries[0]), right)
     }
 
     private mutating func splitInner(_ node: Node, inserting split: Split, at slot: Int) -> Split {
         let middle = Node.capacity / 2, right = makeNode(leaf: false)
-        let up = node.entries[middle], moved = Node.capacity - middle - 1
-        right.entries.update(from: node.entries + middle + 1, count: moved)
-        right.children.update(from: node.children + middle + 1, count: moved + 1)
+        let up = unsafe node.entries[middle], moved = Node.capacity - middle - 1
+        unsafe right.entries.update(from: node.entries + middle + 1, count: moved)
+        unsafe right.children.update(from: node.children + middle + 1, count: moved + 1)
         right.count = moved
         node.count = middle
         node.rehint()
@@ -285,7 +285,7 @@ struct KeyTree: ~Copyable, @unchecked Sendable {
         removeEntry(entry, under: root)
         if !root.isLeaf, root.count == 0 {
             let old = root
-            root = old.children[0]
+            root = unsafe old.children[0]
             free(old)
         }
         count -= 1
@@ -295,43 +295,43 @@ struct KeyTree: ~Copyable, @unchecked Sendable {
     private static let countMin = Node.capacity / 4, mergedCountMax = Node.capacity * 3 / 4
 
     private mutating func removeEntry(_ entry: KeyEntry, under node: Node) {
-        let (slot, found) = node.lowerBound(entry.keyBytes, entry.keyByteCount)
+        let (slot, found) = unsafe node.lowerBound(entry.keyBytes, entry.keyByteCount)
         if node.isLeaf {
             precondition(found, "the index does not hold the entry it is asked to remove")
             node.removeEntry(at: slot)
             return
         }
         let childSlot = found ? slot + 1 : slot
-        let child = node.children[childSlot]
+        let child = unsafe node.children[childSlot]
         removeEntry(entry, under: child)
         if child.count < Self.countMin { rebalance(node, left: max(0, childSlot - 1)) }
     }
 
     /// Merges children `left` and `left + 1`, or shares their entries evenly.
     private mutating func rebalance(_ parent: Node, left slot: Int) {
-        let left = parent.children[slot], right = parent.children[slot + 1], separator = parent.entries[slot]
+        let left = unsafe parent.children[slot], right = unsafe parent.children[slot + 1], separator = unsafe parent.entries[slot]
         if left.isLeaf {
             if left.count + right.count <= Self.mergedCountMax {
-                (left.entries + left.count).update(from: right.entries, count: right.count)
+                unsafe (left.entries + left.count).update(from: right.entries, count: right.count)
                 left.count += right.count
                 left.next = right.next
                 left.rehint()
                 dropChild(right, of: parent, at: slot)
             } else {
                 shareLeaves(left, right)
-                parent.entries[slot] = makeSeparator(left.entries[left.count - 1], right.entries[0])
+                unsafe parent.entries[slot] = unsafe makeSeparator(left.entries[left.count - 1], right.entries[0])
                 parent.rehint()
             }
             free(separator)
         } else if left.count + right.count + 1 <= Self.mergedCountMax {
-            left.entries[left.count] = separator
-            (left.entries + left.count + 1).update(from: right.entries, count: right.count)
-            (left.children + left.count + 1).update(from: right.children, count: right.count + 1)
+            unsafe left.entries[left.count] = separator
+            unsafe (left.entries + left.count + 1).update(from: right.entries, count: right.count)
+            unsafe (left.children + left.count + 1).update(from: right.children, count: right.count + 1)
             left.count += right.count + 1
             left.rehint()
             dropChild(right, of: parent, at: slot)
         } else {
-            parent.entries[slot] = shareInner(left, right, separator)
+            unsafe parent.entries[slot] = shareInner(left, right, separator)
             parent.rehint()
         }
     }
@@ -347,12 +347,12 @@ struct KeyTree: ~Copyable, @unchecked Sendable {
         let total = left.count + right.count, half = total / 2
         if left.count < half {
             let moved = half - left.count
-            (left.entries + left.count).update(from: right.entries, count: moved)
-            right.entries.update(from: right.entries + moved, count: right.count - moved)
+            unsafe (left.entries + left.count).update(from: right.entries, count: moved)
+            unsafe right.entries.update(from: right.entries + moved, count: right.count - moved)
         } else {
             let moved = left.count - half
-            (right.entries + moved).update(from: right.entries, count: right.count)
-            right.entries.update(from: left.entries + half, count: moved)
+            unsafe (right.entries + moved).update(from: right.entries, count: right.count)
+            unsafe right.entries.update(from: left.entries + half, count: moved)
         }
         left.count = half
         right.count = total - half
@@ -362,11 +362,11 @@ struct KeyTree: ~Copyable, @unchecked Sendable {
 
     /// Shares evenly through the parent's separator; answers the new one.
     private func shareInner(_ left: Node, _ right: Node, _ separator: KeyEntry) -> KeyEntry {
-        var entries = Array(UnsafeBufferPointer(start: left.entries, count: left.count))
+        var entries = unsafe Array(UnsafeBufferPointer(start: left.entries, count: left.count))
         entries.append(separator)
-        entries.append(contentsOf: UnsafeBufferPointer(start: right.entries, count: right.count))
-        var children = Array(UnsafeBufferPointer(start: left.children, count: left.count + 1))
-        children.append(contentsOf: UnsafeBufferPointer(start: right.children, count: right.count + 1))
+        unsafe entries.append(contentsOf: UnsafeBufferPointer(start: right.entries, count: right.count))
+        var children = unsafe Array(UnsafeBufferPointer(start: left.children, count: left.count + 1))
+        unsafe children.append(contentsOf: UnsafeBufferPointer(start: right.children, count: right.count + 1))
         let half = entries.count / 2
         fill(left, entries[..<half], children[...half])
         fill(right, entries[(half + 1)...], children[(half + 1)...])
@@ -374,8 +374,8 @@ struct KeyTree: ~Copyable, @unchecked Sendable {
     }
 
     private func fill(_ node: Node, _ entries: ArraySlice<KeyEntry>, _ children: ArraySlice<Node>) {
-        for (slot, entry) in entries.enumerated() { node.entries[slot] = entry }
-        for (slot, child) in children.enumerated() { node.children[slot] = child }
+        for (slot, entry) in entries.enumerated() { unsafe node.entries[slot] = entry }
+        for (slot, child) in children.enumerated() { unsafe node.children[slot] = child }
         node.count = entries.count
         node.rehint()
     }
@@ -387,17 +387,17 @@ struct KeyTree: ~Copyable, @unchecked Sendable {
         var depths: [Int] = [], last: Bytes?, seen = 0, leaves: [Node] = []
         func check(_ node: Node, _ depth: Int, _ low: Bytes?, _ high: Bytes?) -> String? {
             for slot in 0..<node.count {
-                let key = node.entries[slot].key
+                let key = unsafe node.entries[slot].key
                 if let low, key.lexicographicallyPrecedes(low) { return "key below its separator" }
                 if let high, !key.lexicographicallyPrecedes(high) { return "key not below its separator" }
                 if node.skip > key.count { return "skip longer than a key" }
-                if node.hints[slot] != Node.hint(node.entries[slot].keyBytes, key.count, node.skip) { return "stale hint" }
+                if unsafe node.hints[slot] != Node.hint(node.entries[slot].keyBytes, key.count, node.skip) { return "stale hint" }
             }
             if node.isLeaf {
                 depths.append(depth)
                 leaves.append(node)
                 for slot in 0..<node.count {
-                    let key = node.entries[slot].key
+                    let key = unsafe node.entries[slot].key
                     if let last, !last.lexicographicallyPrecedes(key) { return "keys out of order" }
                     last = key
                     seen += 1
@@ -406,8 +406,8 @@ struct KeyTree: ~Copyable, @unchecked Sendable {
             }
             if node.count == 0 { return "an inner node without separator" }
             for slot in 0...node.count {
-                let lower = slot == 0 ? low : node.entries[slot - 1].key, upper = slot == node.count ? high : node.entries[slot].key
-                if let found = check(node.children[slot], depth + 1, lower, upper) { return found }
+                let lower = unsafe slot == 0 ? low : node.entries[slot - 1].key, upper = unsafe slot == node.count ? high : node.entries[slot].key
+                if let found = unsafe check(node.children[slot], depth + 1, lower, upper) { return found }
             }
             return nil
         }
@@ -423,10 +423,10 @@ struct KeyTree: ~Copyable, @unchecked Sendable {
 
     deinit {
         func freeAll(_ node: Node) {
-            for slot in 0..<node.count where KeyEntry.headerBytes + node.entries[slot].keyByteCount > Slab.blockBytesMax {
-                node.entries[slot].memory.deallocate()  // smaller ones go with the slab's chunks
+            for slot in 0..<node.count where unsafe KeyEntry.headerBytes + node.entries[slot].keyByteCount > Slab.blockBytesMax {
+                unsafe node.entries[slot].memory.deallocate()  // smaller ones go with the slab's chunks
             }
-            if !node.isLeaf { for slot in 0...node.count { freeAll(node.children[slot]) } }
+            if !node.isLeaf { for slot in 0...node.count { unsafe freeAll(node.children[slot]) } }
             node.free()
         }
         freeAll(root)
