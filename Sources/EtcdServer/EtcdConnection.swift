@@ -131,16 +131,16 @@ final class EtcdConnection: ConnectionService {
         case .transaction: try transaction(message, on: stream)
         case .compact:
             let request = try CompactionRequestMessage(decoding: message)
-            let admission = try admit([.administer("compact")], .compact, count: Int(clamping: request.revision)) {}
+            let admission = try admit([.administer("compact")], .compact, key: Bytes(String(request.revision).utf8)) {}
             loop.enqueue(.compact(revision: request.revision), .compact, admission, on: stream, of: self)
         case .watch: try watchRequest(try WatchRequestMessage(decoding: message), on: stream)
         case .leaseGrant:
             let request = try LeaseGrantRequestMessage(decoding: message)
-            let admission = try admit([.lease(request.id)], .leaseGrant) {}
+            let admission = try admit([.lease(request.id)], .leaseGrant, key: Self.name(ofLease: request.id)) {}
             loop.enqueue(.leaseGrant(id: request.id, seconds: request.seconds), .leaseGrant, admission, on: stream, of: self)
         case .leaseRevoke:
             let request = try IdentifierMessage(decoding: message)
-            let admission = try admit([.lease(request.id)], .leaseRevoke) {}
+            let admission = try admit([.lease(request.id)], .leaseRevoke, key: Self.name(ofLease: request.id)) {}
             loop.enqueue(.leaseRevoke(id: request.id), .leaseRevoke, admission, on: stream, of: self)
         case .leaseKeepAlive:
             let id = try IdentifierMessage(decoding: message).id
@@ -226,6 +226,9 @@ final class EtcdConnection: ConnectionService {
         let operation = AuditedOperation(verb: verb, key: key, rangeEnd: rangeEnd, count: count, peer: caller.peer.address)
         return try service.gate.admit(accesses, as: operation, caller: caller, validate: validate)
     }
+
+    /// As etcdctl writes it.
+    private static func name(ofLease id: LeaseID) -> Bytes { Bytes(String(UInt64(bitPattern: id), radix: 16).utf8) }
 
     private func put(_ message: ByteBuffer, on stream: StreamID) throws {
         guard message.readableBytes <= Limits.requestBytesMax else { throw Status.requestTooLarge }

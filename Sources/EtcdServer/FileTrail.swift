@@ -22,7 +22,7 @@ package struct FileTrail: AuditTrail {
             var names: [UInt8] = [], count = 0
             for index in first..<operations.count where !done[index] && Self.share(operations[index], kind) {
                 done[index] = true
-                count += operations[index].count
+                count += operations[index].count  // each is bounded by its request's size
                 Self.append(operations[index], to: &names)
             }
             let ticket = try log.append(AuditRecord(

@@ -22,6 +22,14 @@ struct Pki {
         administrator = try directory.client(file: "admin", .administrator, authority: authority, now: now)
     }
 
+    /// What would refuse it, found without writing: something else in the folder's place, an authority that is over or whose key is another's.
+    static func check(path: String) throws {
+        var isDirectory: ObjCBool = false
+        guard FileManager.default.fileExists(atPath: path, isDirectory: &isDirectory) else { return }
+        guard isDirectory.boolValue else { throw CertificateFailure.file(path: path, reason: "not a directory") }
+        try CertificateDirectory(path: path).check(now: Date())
+    }
+
     func writeKubeconfig(server address: ListenAddress) throws {
         var reachable = address
         if ["0.0.0.0", "::"].contains(reachable.host) { reachable.host = "127.0.0.1" }

@@ -23,6 +23,8 @@ import Testing
         let directory = directory ?? daemon.data
         let exists = FileManager.default.fileExists(atPath: directory)
         let before = exists ? try await Self.snapshot(directory) : ""
+        let beside = [flags["pki-dir"] ?? daemon.pki, flags["audit-log"] ?? daemon.audit]
+        let present = beside.map(FileManager.default.fileExists(atPath:))
         let run = try await Program.run(Daemon.program, daemon.arguments(flags) + more, environment: Daemon.environment, in: daemon.home)
         #expect(run.status == status, Comment(rawValue: run.text), sourceLocation: sourceLocation)
         #expect(!run.output.contains("ready"), Comment(rawValue: run.text), sourceLocation: sourceLocation)
@@ -30,6 +32,7 @@ import Testing
         #expect(FileManager.default.fileExists(atPath: directory) == exists, "\(directory) was made", sourceLocation: sourceLocation)
         let after = exists ? try await Self.snapshot(directory) : ""
         #expect(after == before, "the directory was changed", sourceLocation: sourceLocation)
+        #expect(beside.map(FileManager.default.fileExists(atPath:)) == present, "certificates or a trail were made", sourceLocation: sourceLocation)
     }
 
     /// A laid down, stopped store.

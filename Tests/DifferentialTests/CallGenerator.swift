@@ -61,9 +61,7 @@ struct CallGenerator {
             revision += 1
             return .transaction(transaction(depth: 0))
         case 84..<88:
-            let at = max(0, revision - Int64(random(-2...12)))
-            if at <= revision { compacted = max(compacted, at) }
-            return .compact(Relative.revision(at))
+            return .compact(Relative.revision(max(0, revision - Int64(random(-2...12)))))
         default: return leaseCall()
         }
     }
@@ -154,8 +152,14 @@ struct CallGenerator {
         }
     }
 
-    /// A watch that begins when all is over.
-    mutating func lateWatch() -> WatchCreateRequestMessage {
+    /// Takes note of what was done.
+    mutating func note(_ call: Call, _ answer: String) {
+        guard case .compact(let revision) = call, answer.hasPrefix("compacted") else { return }
+        compacted = max(compacted, Relative.resolved(revision, 0))
+    }
+
+    /// A watch that begins when all is over, of `length` revisions.
+    mutating func lateWatch(before length: Int64) -> WatchCreateRequestMessage {
         var request = WatchCreateRequestMessage()
         request.key = chance(60) ? [0] : Bytes("b".utf8)
         request.rangeEnd = request.key == [0] ? [0] : Bytes("c".utf8)
@@ -163,7 +167,7 @@ struct CallGenerator {
         if chance(15) { request.excludesPuts = true } else if chance(15) { request.excludesDeletes = true }
         // Not at exactly the compaction's revision: there, 3.4 forgets a deletion which 3.6 and Coffer tell.
         let behind = compacted > 1 && chance(15)
-        request.startRevision = Relative.revision(behind ? compacted - 1 : compacted + Int64(random(1...8)))
+        request.startRevision = Relative.revision(behind ? compacted - 1 : min(length, compacted + Int64(random(1...8))))
         return request
     }
 }

@@ -4,6 +4,7 @@ import EtcdProtocol
 import Foundation
 import NIOCore
 import RPC
+import Synchronization
 import Testing
 
 /// The same random requests over gRPC to Debian's etcd and to `cofferd` must have the same answers: revisions, values, counts, order, codes
@@ -33,7 +34,9 @@ struct DifferentialTests {
                 done += 1
                 if done % 1_000 == 0 { print("\(done) sequences, \(differences.count) differences, \(ContinuousClock.now - start)") }
             }
-        } catch { differences.append("after \(done) sequences: \(error)") }
+        } catch {
+            differences.append("after \(done) sequences: \(error)")
+        }
         await pair.stop()
         print("\(done) sequences of \(Self.stepsPerSequence) requests, from seed \(first): \(differences.count) differences")
         for difference in differences { Issue.record(Comment(rawValue: difference)) }
@@ -60,18 +63,20 @@ private struct Sequence {
         var generator = CallGenerator(seed: seed), differences: [String] = [], history: [String] = []
         for step in 1...steps {
             let call = generator.next()
-            history.append("\(call)")
+            history.append(String("\(call)".prefix(200)))
             let answers = await both(call)
             if answers[0] != answers[1] {
-                differences.append("seed \(seed) step \(step): \(call)\netcd:    \(answers[0])\ncofferd: \(answers[1])\nafter:\n"
-                    + history.suffix(12).joined(separator: "\n"))
+                differences.append("seed \(seed) step \(step): \(String("\(call)".prefix(2_000)))\netcd:    \(answers[0])\ncofferd: \(answers[1])\nafter:\n"
+                    + history.suffix(8).joined(separator: "\n"))
                 break
             }
+            generator.note(call, answers[0])
         }
         let end = Bytes("b~end-of-\(seed)".utf8)  // within the range that late watches look at
         _ = await both(.put(PutRequestMessage(key: end, value: ByteBuffer(string: "x"))))
+        let length = try await pair.etcd.client.range(RangeRequestMessage(key: end)).kvs.first.map { $0.modRevision - pair.etcd.base }
         differences += try await compare(live, until: end, "a watch from the first revision on")
-        var late = generator.lateWatch()
+        var late = generator.lateWatch(before: length ?? 1)
         late.excludesPuts = false
         let watches = try await [Told(pair.etcd, late), Told(pair.coffer, late)]
         defer { for watch in watches { watch.stop() } }
@@ -103,10 +108,13 @@ private struct Sequence {
 }
 
 /// What a watch is told, however it was put together in messages.
-private struct Told {
+private final class Told: Sendable {
+    let name: String
     let call: WatchCall
     let words: Words
+    private let lines = Mutex<[String]>([])
     init(_ peer: Peer, _ request: WatchCreateRequestMessage) async throws {
+        name = peer.name
         words = Words(base: peer.base)
         call = try await peer.client.watch()
         var request = request
@@ -117,24 +125,28 @@ private struct Told {
 
     func events(until end: Bytes) async throws -> String {
         try await withThrowingTaskGroup(of: String.self) { group in
-            group.addTask { try await collected(until: end) }
+            group.addTask { try await self.collected(until: end) }
             group.addTask {
                 try await Task.sleep(for: .seconds(20))
-                throw Failure(description: "the end was not told within 20 s")
+                throw Failure(description: "\(self.name) did not tell the end within 20 s, but:\n" + self.lines.withLock { $0 }.joined(separator: "\n"))
             }
             defer { group.cancelAll() }
             return try await group.next() ?? ""
         }
     }
     private func collected(until end: Bytes) async throws -> String {
-        var lines: [String] = []
         for try await response in call.responses {
             for event in response.events {
-                lines.append(words.event(event))
-                if event.kv?.key == end { return lines.joined(separator: "\n") }
+                lines.withLock { $0.append(words.event(event)) }
+                if event.kv?.key == end { return text }
             }
-            if response.canceled { return (lines + ["cancelled: \(response.cancelReason) \(words.revision(response.compactRevision))"]).joined(separator: "\n") }
+            if response.canceled {
+                lines.withLock { $0.append("cancelled: \(response.cancelReason) \(words.revision(response.compactRevision))") }
+                return text
+            }
         }
-        return (lines + ["the stream ended"]).joined(separator: "\n")
+        lines.withLock { $0.append("the stream ended") }
+        return text
     }
+    private var text: String { lines.withLock { $0.joined(separator: "\n") } }
 }
