@@ -244,3 +244,55 @@ let day = 86_400.0
         #expect(try PrivateFile.read(folder.path + "/absent") == nil)
     }
 }
+
+@Suite struct MemberCertificateTests {
+    let authority: CertificateAuthority
+    init() throws { authority = try CertificateAuthority.create(name: "peers", now: now) }
+
+    @Test("a member's certificate serves and connects, carries its name and addresses, and tells members from clients")
+    func member() throws {
+        let member = try authority.issueMember(name: "a", names: ["10.0.0.1", "a.example"], now: now)
+        let usage = try #require(try member.certificate.extensions.extendedKeyUsage)
+        #expect(usage.contains(.serverAuth) && usage.contains(.clientAuth))
+        let identity = try CertificateIdentity(client: member.certificate, now: now)
+        #expect(identity == .member("a") && identity.isMember)
+        #expect(!CertificateIdentity.administrator.isMember && !CertificateIdentity.node("a").isMember)
+        #expect(throws: CertificateFailure.self) { try authority.issueMember(name: "a", names: [], now: now) }
+    }
+
+    @Test("a folder's member certificates are kept while they hold good for the names asked, and replaced otherwise")
+    func folder() throws {
+        let folder = try TemporaryDirectory(), directory = CertificateDirectory(path: folder.path)
+        let authority = try directory.authority(name: "coffer-peers", now: now)
+        func serial(_ names: [String], at time: Date = now, renewing: Bool = false) throws -> Certificate.SerialNumber {
+            try directory.member("a", names: names, authority: authority, now: time, renewing: renewing).certificate.serialNumber
+        }
+        let first = try serial(["10.0.0.1"])
+        #expect(try serial(["10.0.0.1"]) == first)
+        let second = try serial(["10.0.0.1", "a.example"])
+        #expect(second != first)
+        #expect(try serial(["a.example", "10.0.0.1"]) == second)
+        #expect(try serial(["10.0.0.1"]) != second, "a name that is taken away is gone")
+        let third = try serial(["10.0.0.1"])
+        #expect(try serial(["10.0.0.1"], renewing: true) != third)
+        #expect(try serial(["10.0.0.1"], at: now.addingTimeInterval(300 * day)) != third)
+    }
+
+    @Test("certificates are read again when their files change, and only then; broken ones change nothing")
+    func reload() throws {
+        let folder = try TemporaryDirectory(), present = Date()
+        let directory = CertificateDirectory(path: folder.path), authority = try directory.authority(name: "coffer-peers", now: present)
+        _ = try directory.member("a", names: ["10.0.0.1"], authority: authority, now: present)
+        let security = try PeerSecurity(.init(authority: folder.path + "/ca.crt", certificate: folder.path + "/a.crt", key: folder.path + "/a.key"))
+        #expect(security.current.identity == .member("a"))
+        #expect(try !security.reloadIfChanged())
+        let longer = try directory.member("a", names: ["10.0.0.1"], authority: authority, now: present, lifetimeDays: 900, renewing: true)
+        #expect(try security.reloadIfChanged())
+        #expect(security.current.notAfter == longer.certificate.notValidAfter)
+        #expect(try !security.reloadIfChanged())
+        try PrivateFile.write(Bytes("no certificate".utf8), to: folder.path + "/a.crt", replacing: .allowed)
+        #expect(throws: CertificateFailure.self) { try security.reloadIfChanged() }
+        #expect(security.current.notAfter == longer.certificate.notValidAfter)
+        #expect(try !security.reloadIfChanged(), "the same broken file is reported once")
+    }
+}
