@@ -37,7 +37,9 @@ enum Mutants {
             return (true, "caught after \(parts[1]) steps: \(parts[2])")
         }
         let begun = lines.last { $0.hasPrefix("@ ") }?.split(separator: " ") ?? []
-        if process.terminationReason == .uncaughtSignal, begun.count == 3 { return (true, "caught after \(begun[2]) steps and part of seed \(begun[1]): a precondition of the program's own") }
+        if process.terminationReason == .uncaughtSignal, begun.count == 3 {
+            return (true, "caught after \(begun[2]) steps and part of seed \(begun[1]): a precondition of the program's own")
+        }
         return (false, "NOT CAUGHT in \(mutant.stepsMax) steps")
     }
 }

@@ -115,7 +115,6 @@ struct RestoreTests {
 
     @Test("rows of others are passed over; deleted rows too")
     func foreignRows() throws {
-        #expect(refusal { $0.tables[RecordShelf.TableKey(table: .members, key: [1])] = [2] } == nil)
         #expect(refusal { $0.tables[RecordShelf.TableKey(table: .meta, key: bytes("replica"))] = [2] } == nil)
         var store = Store()
         try store.restore(table: TableWrite(.leases, [1], nil))

@@ -20,7 +20,8 @@ import Testing
     }
 
     @Test("what names no cluster is refused", arguments: [
-        "", "a", "a=", "=https://h:1", "a=http://h:1", "a=https://h", "a=https://h:99999", "a=https://h:1,b=https://h:1", "a=https://h/x:1",
+        "", "a", "a=", "=https://h:1", "a=http://h:1", "a=https://h", "a=https://h:99999",
+        "a=https://h:1,b=https://h:1", "a=https://h/x:1",
     ])
     func malformed(_ text: String) {
         #expect(throws: (any Error).self) { try InitialCluster(text, token: "t") }

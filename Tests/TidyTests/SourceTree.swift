@@ -43,7 +43,7 @@ struct SourceTree {
             for match in line.matches(of: /(\w+) = nio\("(\w+)"\)/) { modules[String(match.1)] = String(match.2) }
         }
         var result: [String: Set<String>] = [:]
-        let flat = manifest.replacing(/\n\s+(?=External\.|")/, with: " ")
+        let flat = manifest.replacing(/\n\s+(?=External\.|"|tests:)/, with: " ")
         for match in flat.matches(of: /(?:library|executable)\("([\w-]+)"([^\n]*)\)/) {
             var own = match.2
             if let end = own.range(of: ", unsafe:") ?? own.range(of: ", tests:") { own = own[..<end.lowerBound] }
