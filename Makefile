@@ -1,10 +1,12 @@
 # make run   sets up, builds (release) and shows the main job on one node; ONCE=1 stops and checks everything
 # make test  sets up and runs all tests
 # make bench measures beside Debian's etcd and bare libsodium
+# make differential [SEQUENCES=100000] [SEED=1] asks Debian's etcd and a release build the same random requests
+# make bitrot changes every byte of a data directory in turn (hours); make test takes a sample of both
 SWIFT_BUILD = swift build --explicit-target-dependency-import-check error
 SHELL = /bin/bash
 
-.PHONY: run test bench build setup-build setup-test setup-bench clean
+.PHONY: run test differential bitrot bench build setup-build setup-test setup-bench clean
 run: build
 	@ONCE=$(ONCE) examples/one-node/run
 
@@ -16,13 +18,24 @@ build: setup-build
 # Cores first, side by side. Then what works with threads, sockets, mounts and real programs: one test at a time, each
 # folder in a process of its own, so that none of them waits for another one's event loops.
 CORES = Basics|SecretMemory|Raft|WriteAheadLog|MVCC|Replica|Sealing|FileSealing|Resources|Access|Mounts|Audit|Certificates|NodeProtocol|EtcdProtocol|ObjectStore|APIClient|Commands|Tidy
-SHELLS = Storage ReplicaService Peers Barrier KeyVault Coffer RPC EtcdServer APIServer NodeAgent Conformance
+SHELLS = Storage ReplicaService Peers Barrier KeyVault Coffer RPC EtcdServer APIServer NodeAgent Conformance Differential
 TEST = timeout --kill-after=10 900 swift test --skip-build
 
 test: setup-test
 	$(SWIFT_BUILD) --build-tests
 	$(TEST) --filter '^($(CORES))Tests\.'
 	@set -e; for target in $(SHELLS); do echo "== $$target"; $(TEST) --no-parallel --filter "^$${target}Tests\\."; done
+
+SEQUENCES = 100000
+SEED = 1
+differential: setup-test build
+	COFFER_ONLY=Differential $(SWIFT_BUILD) --build-tests
+	COFFER_ONLY=Differential COFFER_DIFFERENTIAL_COFFERD=$(CURDIR)/.build/release/cofferd COFFER_DIFFERENTIAL_SEQUENCES=$(SEQUENCES) \
+	    COFFER_DIFFERENTIAL_SEED=$(SEED) swift test --skip-build --filter '^DifferentialTests\.'
+
+bitrot: setup-test
+	COFFER_ONLY=Barrier $(SWIFT_BUILD) --build-tests
+	COFFER_ONLY=Barrier COFFER_BITROT=all swift test --skip-build --filter '^BarrierTests\.BitRotTests'
 
 bench: setup-bench build
 	COFFER_BENCHMARKS=1 $(SWIFT_BUILD) -c release --product coffer-bench
