@@ -25,6 +25,13 @@ import Testing
         #expect(tree.dependencies["RPC"]?.contains("NIOHTTP2") == true)
     }
 
+    @Test("make test runs every folder of tests")
+    func everyTestRuns() throws {
+        let makefile = try String(contentsOf: tree.root.appendingPathComponent("Makefile"), encoding: .utf8)
+        let lists = makefile.matches(of: /(?m)^(?:CORES|SHELLS) = (.*)$/).flatMap { $0.1.split { " |".contains($0) }.map { $0 + "Tests" } }
+        #expect(Set(tree.tests.map(\.target)).subtracting(lists).isEmpty)
+    }
+
     @Test("every import is of a direct dependency of its target")
     func importsAreDirect() {
         expectNone(SourceTree.violations(in: tree.sources) { file, line in
