@@ -205,22 +205,25 @@ private func withTwoWays(_ body: (_ store: ServedStore, _ ways: [TCPProxy], _ cl
     func slowReader() async throws {
         try await withTwoWays { store, ways, client in
             let value = try secret(String(repeating: "v", count: 256 << 10)), count = 96
-            let first = try await client.put("big", value)
-            for _ in 1..<count { try await client.put("big", value) }
-            let stream = client.watch(.one("big"), after: first - 1)
-            var iterator = stream.makeAsyncIterator()
-            var seen = try await iterator.next()?.changes.count ?? 0
+            var iterator = client.watch(.prefix("big")).makeAsyncIterator()
+            _ = try await iterator.next() // it is served from here on
+            let direct = try await CofferClient.quick([store.endpoint])
+            for number in 0..<count { try await direct.put("big/\(number)", value) }
+            await direct.close()
             func received() -> Int { ways.reduce(0) { $0 + $1.bytesToClient } }
-            // Until nothing comes any more.
+            try await eventually("a window is filled") { received() > 3 << 20 }
             var last = -1
             try await eventually("the server pauses") {
                 defer { last = received() }
-                try await Task.sleep(for: .milliseconds(300))
+                try await Task.sleep(for: .milliseconds(200))
                 return received() == last
             }
-            #expect(received() < 12 << 20)
-            while seen < count { seen += try #require(try await iterator.next()).changes.count }
-            #expect(seen == count && received() > 24 << 20)
+            #expect(received() < 8 << 20)
+            var seen: [String] = []
+            while seen.count < count {
+                for case .put(let item) in try #require(try await iterator.next()).changes { seen.append(item.key.description) }
+            }
+            #expect(seen == (0..<count).map { "big/\($0)" } && received() > 24 << 20)
         }
     }
 
