@@ -57,6 +57,7 @@ struct PackedCell {
 /// Valid until the index removes the key; never leaves this module.
 @safe struct KeyEntry: Equatable {
     let memory: UnsafeMutableRawPointer
+    @inline(__always) static func == (a: KeyEntry, b: KeyEntry) -> Bool { unsafe a.memory == b.memory }
     static let headerBytes = 36
 
     @inline(__always) var latest: PackedCell {

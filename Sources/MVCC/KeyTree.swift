@@ -14,6 +14,7 @@ import Basics
     static let leafBytes = childrenOffset, innerBytes = childrenOffset + (capacity + 1) * 8
 
     let memory: UnsafeMutableRawPointer
+    @inline(__always) static func == (a: Node, b: Node) -> Bool { unsafe a.memory == b.memory }
 
     static func make(leaf: Bool) -> Node {
         let memory = UnsafeMutableRawPointer.allocate(byteCount: leaf ? leafBytes : innerBytes, alignment: 16)
