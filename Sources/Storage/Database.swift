@@ -31,6 +31,7 @@ import Glibc
 
     /// `mapBytes` of address space, or half of it, and so on, where the machine does not give that much.
     init(directory: String, mapBytes: Int) throws(StorageFailure) {
+        try PageVerification.check(path: directory + "/data.mdb")
         var size = max(mapBytes, 1 << 20)
         var opened = unsafe Self.open(directory, size)
         while case .failure(.database(_, ENOMEM)) = unsafe opened, size > Self.mapBytesMin {

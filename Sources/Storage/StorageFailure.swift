@@ -20,6 +20,8 @@ package enum StorageFailure: Error, Hashable, Sendable, CustomStringConvertible 
     case damagedTable
     /// The file of records is shorter than it says.
     case truncatedRecords
+    /// A page of the file of records is not what those that lead to it say.
+    case damagedPage(UInt64)
     /// The records' own description of format and owner is unreadable.
     case damagedRecordHeader
     case wrongKeyring, wrongMember, wrongFileKey
@@ -39,6 +41,7 @@ package enum StorageFailure: Error, Hashable, Sendable, CustomStringConvertible 
         case .damagedRecord(let revision): "damaged record at revision \(revision.main).\(revision.sub)"
         case .damagedTable: "damaged row of a table"
         case .truncatedRecords: "the file of records is cut short"
+        case .damagedPage(let page): "page \(page) of the file of records is damaged"
         case .damagedRecordHeader: "the description of the record database is damaged"
         case .wrongKeyring: "the data directory belongs to another keyring"
         case .wrongMember: "the data directory belongs to another member"
