@@ -118,7 +118,7 @@ extension Raft {
         }
         guard log.merge(entries) else { return }
         let through = entries.last?.index ?? previous.index
-        log.commit(through: min(commit, Mutant.isActive(.appendCommitNotClamped) ? log.last.index : through))
+        log.commit(through: min(commit, through))
         answer(.appended(through: through), about: through, to: leader)
     }
 
