@@ -7,7 +7,7 @@ package enum Mutant: String, CaseIterable, Sendable {
     // Replication.
     case oldTermCommittedByCounting, shortAppendTruncates, conflictNotTruncated, appendWithoutAgreement
     case answerBeforeDurable, leaderCountsBeforeDurable, heartbeatCountsAsAppend
-    case heartbeatCommitNotClamped, appendCommitNotClamped, committedWithoutAgreement
+    case heartbeatCommitNotClamped, committedWithoutAgreement
     case lostProbeNeverRepeated, uncommittedNeverRefunded, transferNeverEnds
     // Reads.
     case readBeforeFirstCommit, readRoundNotConfirmed, readContextReused, readSurvivesLeadership, followerReadsAlone

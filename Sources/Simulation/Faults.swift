@@ -42,6 +42,8 @@ package struct FaultProfile: Sendable {
     package var delayMax: Int
     /// Messages that take a hundred times as long.
     package var stragglerPerMillion: Int
+    /// Votes that take longer than an election.
+    package var lateVotePerMillion: Int
     package var syncMax: Int
     /// Milliseconds between two mishaps at random, at most; 0: none.
     package var mishapEvery: Int
@@ -54,6 +56,7 @@ package struct FaultProfile: Sendable {
         duplicatePerMillion = chance.pick([0, 0, 10_000, 100_000])
         delayMax = chance.pick([2, 10, 40, 200, 900])
         stragglerPerMillion = chance.pick([0, 0, 1_000, 20_000])
+        lateVotePerMillion = chance.pick([0, 0, 20_000, 200_000])
         syncMax = chance.pick([1, 5, 30, 300])
         mishapEvery = chance.pick([0, 500, 2_000, 2_000, 8_000])
         mishaps = Mishap.allCases.filter { _ in chance.below(3) > 0 }
@@ -73,6 +76,7 @@ package struct FaultProfile: Sendable {
         profile.duplicatePerMillion = 0
         profile.delayMax = 5
         profile.stragglerPerMillion = 0
+        profile.lateVotePerMillion = 0
         profile.syncMax = 2
         profile.mishapEvery = 0
         profile.aims = []

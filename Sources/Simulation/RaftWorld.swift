@@ -185,7 +185,7 @@ package struct RaftWorld: ~Copyable {
         case .propose: propose()
         case .read:
             queue.schedule(.read, at: now + UInt32(clientChance.among(10...200)))
-            let member = clientChance.below(members.count)
+            let stray = clientChance.below(members.count), member = clientChance.below(2) == 0 ? oldestLeader ?? stray : stray
             if members[member].isUp, members[member].pausedUntil <= now {
                 moment(.readBegun, member)
                 step(member, .read(checker.readBegins()))
@@ -222,6 +222,16 @@ package struct RaftWorld: ~Copyable {
         var found: Int?
         for number in members.indices where members[number].isUp && members[number].pausedUntil <= now && members[number].raft.isLeader {
             if let other = found, members[other].raft.term > members[number].raft.term { continue }
+            found = number
+        }
+        return found
+    }
+
+    /// The leader of the oldest term: the one that may be deposed, and not know it.
+    private var oldestLeader: Int? {
+        var found: Int?
+        for number in members.indices where members[number].isUp && members[number].pausedUntil <= now && members[number].raft.isLeader {
+            if let other = found, members[other].raft.term < members[number].raft.term { continue }
             found = number
         }
         return found
@@ -505,6 +515,7 @@ package struct RaftWorld: ~Copyable {
     private mutating func post(_ message: Message) {
         var delay = wireChance.among(1...profile.delayMax)
         if wireChance.happens(perMillion: profile.stragglerPerMillion), ledger.admits() { delay *= 100 }
+        if case .voteResponse = message.body, wireChance.happens(perMillion: profile.lateVotePerMillion), ledger.admits() { delay += wireChance.among(500...4_000) }
         let slot: Int32
         if let free = freeMessages.popLast() {
             slot = free
@@ -621,6 +632,8 @@ package struct RaftWorld: ~Copyable {
         committedWhenHealed = checker.committed.last
         profile = .calm
         network.heal()
+        // What is on its way may be minutes old, such as the word to stand for election.
+        for slot in messages.indices { messages[slot] = nil }
         for number in members.indices {
             members[number].pausedUntil = min(members[number].pausedUntil, now)
             members[number].failsNextSync = false
