@@ -97,6 +97,8 @@ library("Commands", "APIClient", "EtcdClient", "EtcdProtocol", "RPC", "Certifica
 library("Coffer", "Barrier", "KeyVault", "ObjectStore", "Resources", "Sealing", "ReplicaService", "MVCC", "SecretMemory", "Basics", External.logging)
 // Processes, networks and disks that fail, for tests.
 library("Faults", External.core, External.posix, tests: nil)
+// What clients saw, and whether that may be.
+library("Histories")
 library("CofferClient", "EtcdClient", "EtcdProtocol", "RPC", "Certificates", "SecretMemory", "Basics", External.core, External.posix, External.ssl,
         tests: ["Faults", "EtcdServer", "Barrier", "ReplicaService", "Storage", External.logging])
 executable("cofferd", "EtcdServer", "APIServer", "KeyVault", "Barrier", "Sealing", "Audit", "Resources", "Certificates", "RPC", "CLinux", "Basics",
