@@ -30,13 +30,16 @@ package struct AuditTicket: Comparable, Hashable, Sendable {
 /// reserved ahead of the file's end, so that reads and deletions can be recorded while room is made. After any other failed write, and
 /// after a failed sync, nothing is accepted any more, since the file may then end anywhere.
 package final class AuditLog: Sendable {
-    /// At 300 bytes a line, some 20 MB of memory at the most.
+    /// At 300 bytes a line, some 20 MB of memory.
     package static let recordsWaitingMax = 65_536
+    /// Names can be long: a transaction may list a megabyte of them.
+    static let namesWaitingBytesMax = 64 << 20
     /// Reserved beyond the end of the file; some 30,000 records.
     static let reservedBytes = 8 << 20
 
     private struct State {
         var waiting: [AuditRecord] = []
+        var waitingNamesBytes = 0
         var accepted: UInt64 = 0
         var durable: UInt64 = 0
         /// In the order of their tickets' arrival.
@@ -95,8 +98,9 @@ package final class AuditLog: Sendable {
                 if starts { state.isDraining = true }
                 return (failure, starts, .none)
             }
-            if state.waiting.count >= waitingMax { return (.overloaded, false, .none) }
+            if state.waiting.count >= waitingMax || state.waitingNamesBytes >= Self.namesWaitingBytesMax { return (.overloaded, false, .none) }
             state.waiting.append(record)
+            state.waitingNamesBytes += record.resource.utf8.count
             state.accepted += 1
             defer { state.isDraining = true }
             return (nil, !state.isDraining, AuditTicket(count: state.accepted))
@@ -149,7 +153,10 @@ package final class AuditLog: Sendable {
         while true {
             let batch = state.withLock { state -> [AuditRecord] in
                 var batch: [AuditRecord] = []
-                if state.failure == nil || state.mayRecover { swap(&batch, &state.waiting) }
+                if state.failure == nil || state.mayRecover {
+                    swap(&batch, &state.waiting)
+                    state.waitingNamesBytes = 0
+                }
                 if batch.isEmpty { state.isDraining = false }
                 return batch
             }
@@ -184,7 +191,10 @@ package final class AuditLog: Sendable {
             state.failure = error
             state.mayRecover = mayRecover
             state.isDraining = false
-            if mayRecover { state.waiting.insert(contentsOf: batch, at: 0) }
+            if mayRecover {
+                state.waiting.insert(contentsOf: batch, at: 0)
+                state.waitingNamesBytes = state.waiting.reduce(0) { $0 + $1.resource.utf8.count }
+            }
             defer { state.watchers = [] }
             return state.watchers
         }

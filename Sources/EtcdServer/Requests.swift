@@ -48,9 +48,7 @@ extension RangeRequestMessage {
         request.maxModificationRevision = maxModRevision
         request.minCreateRevision = minCreateRevision
         request.maxCreateRevision = maxCreateRevision
-        // etcd sorts ascending when a target but no order is given.
-        let order = sortOrder == RangeRequestMessage.SortOrder.none && sortTarget != .key ? .ascend : sortOrder
-        request.sortOrder = switch order {
+        request.sortOrder = switch sortOrder {
         case .ascend: .ascending
         case .descend: .descending
         default: .none
@@ -60,8 +58,10 @@ extension RangeRequestMessage {
         case .create: request.sortTarget = .create
         case .mod: request.sortTarget = .modification
         case .value where !countOnly:
-            shape.valueOrder = .init(descending: order == .descend, limit: request.limit)
-            request.limit = 0
+            shape.valueOrder = .init(descending: sortOrder == .descend, limit: request.limit)
+            // As for the other targets below: without an order, one key more than the limit is looked at, and those are sorted.
+            let filters = minModRevision != 0 || maxModRevision != 0 || minCreateRevision != 0 || maxCreateRevision != 0
+            request.limit = request.sortOrder != .none || filters || request.limit == .max || request.limit == 0 ? 0 : request.limit + 1
             request.sortOrder = .none
         default: break
         }

@@ -23,6 +23,7 @@ import Glibc
         var active = 0
         var isClosed = false
     }
+    static let tableNames = ["records", "rows", "meta"]
     /// Tables that fit: three, and one to come.
     private static let tablesMax: UInt32 = 4
     /// Threads that read at one time.
@@ -46,7 +47,7 @@ import Glibc
             var transaction: OpaquePointer?
             try unsafe check(mdb_txn_begin(environment, nil, 0, &transaction), "begin")
             var handles: [MDB_dbi] = []
-            for name in ["records", "rows", "meta"] {
+            for name in Self.tableNames {
                 var handle: MDB_dbi = 0
                 let status = unsafe mdb_dbi_open(transaction, name, UInt32(MDB_CREATE), &handle)
                 if status != 0 { unsafe mdb_txn_abort(transaction) }

@@ -11,12 +11,17 @@ import Glibc
 /// Steps: (1) both meta pages, of which the one of the later transaction counts; (2) the tree of tables and each table's tree: kinds, bounds, order
 /// of keys, counts; (3) the list of free pages, which must be pages of the file that nothing uses.
 ///
+/// A changed transaction number can make LMDB begin at the commit before the last one. Nothing is lost by that: the log is cut only up to what
+/// that one holds.
+///
 /// Invariant: no byte of the file reaches a trap or an unbounded loop: a page is visited once.
 struct PageVerification {
     private static let metaPages = 2, headerBytes = 16, nodeBytes = 8, tableBytes = 48
     private static let magic: UInt32 = 0xbeef_c0de, version: UInt32 = 1
     private static let noPage = UInt64.max
     private static let depthMax = 32
+    /// LMDB makes a table anew whose name it does not find.
+    private static let tableNames = Set(Database.tableNames.map { Array($0.utf8) })
     private enum Kind { static let branch: UInt16 = 1, leaf: UInt16 = 2, overflow: UInt16 = 4, meta: UInt16 = 8 }
     private enum NodeFlag { static let big: UInt16 = 1, table: UInt16 = 2 }
     private enum TableFlag { static let integerKeys: UInt16 = 8 }
@@ -54,6 +59,7 @@ struct PageVerification {
         isUsed = [Bool](repeating: false, count: Int(lastPage) + 1)
         for page in 0..<Self.metaPages { isUsed[page] = true }
         try tree(main, .tables)  // (2)
+        guard tables.isEmpty || tables.count == Self.tableNames.count else { throw StorageFailure.damagedPage(main.root) }
         for table in tables { try tree(table, .rows) }
         try tree(free, .free)  // (3)
         for page in freePages {
@@ -129,7 +135,7 @@ struct PageVerification {
             keys.append(key)
             if isLeaf {
                 counts.entries += 1
-                try leafNode(page, number, at: at, data: data, content, &counts)
+                try leafNode(page, number, at: at, key: key, data: data, content, &counts)
             } else {
                 children.append(UInt64(page.u16(at)) | UInt64(page.u16(at + 2)) << 16 | UInt64(page.u16(at + 4)) << 32)
             }
@@ -140,7 +146,9 @@ struct PageVerification {
         }
     }
 
-    private mutating func leafNode(_ page: Page, _ number: UInt64, at: Int, data: Int, _ content: Content, _ counts: inout Counts) throws(StorageFailure) {
+    private mutating func leafNode(
+        _ page: Page, _ number: UInt64, at: Int, key: ArraySlice<UInt8>, data: Int, _ content: Content, _ counts: inout Counts
+    ) throws(StorageFailure) {
         let size = Int(page.u16(at)) | Int(page.u16(at + 2)) << 16, flags = page.u16(at + 4)
         if flags == NodeFlag.big, content != .tables {
             guard data + 8 <= pageBytes else { throw StorageFailure.damagedPage(number) }
@@ -156,7 +164,7 @@ struct PageVerification {
         switch content {
         case .rows: guard flags == 0 else { throw StorageFailure.damagedPage(number) }
         case .tables:
-            guard flags == NodeFlag.table, size == Self.tableBytes else { throw StorageFailure.damagedPage(number) }
+            guard flags == NodeFlag.table, size == Self.tableBytes, Self.tableNames.contains(Array(key)) else { throw StorageFailure.damagedPage(number) }
             let found = table(page, data)
             guard found.flags == 0 else { throw StorageFailure.damagedPage(number) }
             tables.append(found)

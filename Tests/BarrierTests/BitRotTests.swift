@@ -106,7 +106,9 @@ import Testing
         for (name, contents) in sound.sorted(by: { $0.key < $1.key }) {
             // A log's segment ends in zeros that nothing was written to.
             let written = contents.lastIndex { $0 != 0 }.map { $0 + 1 } ?? 0
-            let offsets = Self.isWhole ? Array(0..<written) : (0..<Self.samplesPerFile).map { _ in Int(generator.next() % UInt64(max(1, written))) }
+            var offsets = Self.isWhole ? Array(0..<written) : (0..<Self.samplesPerFile).map { _ in Int(generator.next() % UInt64(max(1, written))) }
+            // The numbers of LMDB's two last transactions: changed, they lead it to the one before, and the log must make up for that.
+            if name == "records/data.mdb", !Self.isWhole { offsets += [0, Int(sysconf(Int32(_SC_PAGESIZE)))].flatMap { $0 + 144..<$0 + 152 } }
             var named: [String: Int] = [:], harmless: [Int] = []
             for offset in offsets where written > 0 {
                 var damaged = contents

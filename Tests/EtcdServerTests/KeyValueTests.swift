@@ -58,6 +58,22 @@ import Testing
         }
     }
 
+    @Test("a target without an order sorts one key more than the limit, as etcd does, by value too")
+    func sortsWhatWasCut() async throws {
+        try await ServedStore.run { store in
+            for (key, value) in [("z", "0"), ("b", "3"), ("a", "2"), ("c", "1")] { try await store.put(key, value) }
+            for target in [RangeRequestMessage.SortTarget.mod, .create, .value] {
+                // Of a and b the one that is less, though c and z are less still.
+                let least = try await store.list { $0.limit = 1; $0.sortTarget = target }
+                #expect(least.keys == [target == .value ? "a" : "b"] && least.more && least.count == 4, "\(target)")
+                let ordered = try await store.list { $0.limit = 1; $0.sortTarget = target; $0.sortOrder = .ascend }
+                #expect(ordered.keys == ["z"] && ordered.more, "\(target)")
+                let all = try await store.list { $0.sortTarget = target }
+                #expect(all.keys == (target == .value ? ["z", "c", "a", "b"] : ["z", "b", "a", "c"]), "\(target)")
+            }
+        }
+    }
+
     @Test("a long range is answered whole, off the event loop")
     func answersLongRanges() async throws {
         try await ServedStore.run { store in

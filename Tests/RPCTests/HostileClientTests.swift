@@ -137,4 +137,73 @@ import Testing
         let (received, closed) = try await exchange(frames, begun(calls)) { Self.count(3, in: $0) >= 100 }
         #expect(closed || Self.count(3, in: received) == 100)
     }
+
+    // MARK: Random conversations
+
+    private struct Generator {
+        var state: UInt64
+        mutating func next() -> UInt64 {
+            state &+= 0x9e37_79b9_7f4a_7c15
+            var z = state
+            z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
+            z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
+            return z ^ (z >> 31)
+        }
+        mutating func number(below bound: Int) -> Int { Int(next() % UInt64(bound)) }
+        mutating func bytes(below bound: Int) -> [UInt8] { (0..<number(below: bound)).map { _ in UInt8(truncatingIfNeeded: next()) } }
+        mutating func one<T>(_ items: [T]) -> T { items[number(below: items.count)] }
+    }
+
+    /// A frame that begins well: header blocks that are nearly right, settings and windows at their ends, gRPC's lengths that lie.
+    private func frame(_ generator: inout Generator) -> [UInt8] {
+        let stream = UInt32(generator.one([1, 1, 3, 5, 0, 2, 0x7fff_ffff]))
+        switch generator.number(below: 12) {
+        case 0...3:
+            var block = generator.number(below: 8) == 0 ? generator.bytes(below: 80) : head()
+            for _ in 0..<generator.number(below: 3) where !block.isEmpty { block[generator.number(below: block.count)] = UInt8(truncatingIfNeeded: generator.next()) }
+            // Table sizes, indices and lengths as HPACK's integers, up to ten bytes of them.
+            if generator.number(below: 4) == 0 {
+                block += [generator.one([0x3f, 0xff, 0x7f, 0x40, 0x1f, 0x20])] + [UInt8](repeating: 0xff, count: generator.number(below: 11)) + [generator.one([0, 0x7f])]
+            }
+            return frame(1, flags: generator.one([4, 5, 4, 0, 12, 36]), stream: stream, block)
+        case 4...6:
+            let length = generator.one([0, 1, 5, 0x00ff_ffff, 0xffff_ffff] as [UInt32])
+            let message = [generator.one([0, 0, 1, 9]), UInt8(length >> 24), UInt8(length >> 16 & 255), UInt8(length >> 8 & 255), UInt8(length & 255)]
+            return frame(0, flags: generator.one([0, 1, 8, 9]), stream: stream, message + generator.bytes(below: 12))
+        case 7:
+            let value = generator.one([0, 1, 0x3fff, 0x4000, 0xff_ffff, 0x7fff_ffff, 0xffff_ffff] as [UInt32])
+            return frame(4, [0, UInt8(generator.number(below: 9)), UInt8(value >> 24), UInt8(value >> 16 & 255), UInt8(value >> 8 & 255), UInt8(value & 255)])
+        case 8: return frame(8, stream: generator.one([0, stream]), generator.one([[0x7f, 0xff, 0xff, 0xff], [0, 0, 0, 1], [0xff, 0xff, 0xff, 0xff], [0, 0]]))
+        case 9: return frame(3, stream: stream, [0, 0, 0, 8])
+        case 10: return frame(9, flags: 4, stream: stream, generator.bytes(below: 40))
+        default: return frame(UInt8(generator.number(below: 12)), flags: UInt8(truncatingIfNeeded: generator.next()), stream: stream, generator.bytes(below: 60))
+        }
+    }
+
+    @Test("random conversations, nearly right, end with answers or with the connection, and the server goes on", arguments: Server.Frames.allCases)
+    func randomConversations(frames: Server.Frames) async throws {
+        let server = try await Server.listen(
+            .init(host: "127.0.0.1", port: 0, frames: frames), group: Self.group, factory: EchoFactory(), logger: Logger(label: "test"))
+        var generator = Generator(state: 7)
+        for _ in 0..<250 {
+            let received = NIOLockedValueBox<[UInt8]>([]), closed = NIOLockedValueBox(false)
+            let channel = try await ClientBootstrap(group: Self.group).channelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture { try channel.pipeline.syncOperations.addHandler(Collector(received)) }
+            }.connect(host: "127.0.0.1", port: server.port).get()
+            channel.closeFuture.whenComplete { _ in closed.withLockedValue { $0 = true } }
+            var conversation = begun()
+            for _ in 0...generator.number(below: 12) { conversation += frame(&generator) }
+            // Whoever reads to here answers the ping; whoever waits for the rest of a header block is left alone.
+            conversation += frame(6, [1, 2, 3, 4, 5, 6, 7, 8])
+            try? await channel.writeAndFlush(ByteBuffer(bytes: conversation))
+            let deadline = ContinuousClock.now + .milliseconds(200)
+            while !closed.withLockedValue({ $0 }), Self.count(6, in: received.withLockedValue { $0 }) == 0, ContinuousClock.now < deadline { await Task.yield() }
+            try? await channel.close()
+        }
+        let client = try await Client.connect(host: "127.0.0.1", port: server.port, on: Self.group)
+        let answer = try await client.unary(path: "/echo/Unary", message: ByteBuffer(bytes: [0, 0, 0, 0, 10] + Array("still here".utf8)))
+        #expect(String(buffer: answer) == "still here")
+        await client.close()
+        await server.shutdown(grace: .milliseconds(50))
+    }
 }
