@@ -150,7 +150,8 @@ struct AnswerBuilder: Sendable {
                     header: walk.header, deleted: deleted, prevKVs: try previous.map { try keyValue($0) }))))
             case (.transaction(let succeeded, let results), .transaction(let success, let failure)):
                 let nested = try operations(results, succeeded ? success : failure, &walk)
-                responses.append(ResponseOperationMessage(.transaction(TransactionResponseMessage(header: ResponseHeader(), succeeded: succeeded, responses: nested))))
+                responses.append(ResponseOperationMessage(.transaction(TransactionResponseMessage(
+                    header: ResponseHeader(), succeeded: succeeded, responses: nested))))
             default: throw Mismatch()
             }
         }

@@ -5,7 +5,7 @@ import Glibc
 ///
 ///     page   pgno u64 | pad u16 | flags u16 | lower u16, upper u16 (overflow: pages u32) | pointers u16 …   … nodes
 ///     node   low u16 | high u16 | flags u16 | key size u16 | key | data        branch: page = flags:high:low      leaf: size = high:low
-///     meta   after a page's first 16 bytes: magic u32 | version u32 | address u64 | map bytes u64 | table 48 (free) | table 48 (main) | last page u64 | txn u64
+///     meta   after a page's first 16 bytes: magic u32 | version u32 | address u64 | map bytes u64 | table (free) | table (main) | last page u64 | txn u64
 ///     table  pad u32 | flags u16 | depth u16 | branch, leaf, overflow pages u64 | entries u64 | root u64
 ///
 /// Steps: (1) both meta pages, of which the one of the later transaction counts; (2) the tree of tables and each table's tree: kinds, bounds, order

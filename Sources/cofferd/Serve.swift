@@ -76,14 +76,26 @@ struct Serve: AsyncParsableCommand {
     }
     private var trimmedDataDir: String { dataDir.count > 1 && dataDir.hasSuffix("/") ? String(dataDir.dropLast()) : dataDir }
 
-    /// (1) certificates, (2) the store, (3) the servers; each only after the one it needs, and closed in the opposite order.
+    /// (1) a look at the certificates, which changes nothing, (2) the store, (3) certificates, trail and keys, (4) the servers; each only after
+    /// the one it needs, so that a start that is refused leaves nothing behind, and closed in the opposite order.
     private func serve(_ logger: Logger) async throws {
-        let pki = try Pki(path: pkiDir ?? trimmedDataDir + ".pki", secrets: listenSecretsUrl, extraNames: serverName) // (1)
+        let pkiPath = pkiDir ?? trimmedDataDir + ".pki"
+        try Pki.check(path: pkiPath) // (1)
         let barrier = try await Barrier.open(trimmedDataDir, seal: seal, logger: logger) // (2)
-        let audit = try AuditLog(path: auditLog ?? trimmedDataDir + ".audit.log")
+        if !barrier.keyring.isLockedIntoMemory {
+            logger.warning("keys are not locked into memory: they may be written to swap; raise RLIMIT_MEMLOCK, or run without swap")
+        }
+        let pki: Pki, audit: AuditLog // (3)
+        do {
+            pki = try Pki(path: pkiPath, secrets: listenSecretsUrl, extraNames: serverName)
+            audit = try AuditLog(path: auditLog ?? trimmedDataDir + ".audit.log")
+        } catch {
+            await barrier.close()
+            throw error
+        }
         let vault = KeyVault(barrier: barrier, now: wallMilliseconds, logger: logger)
         await vault.start()
-        do { // (3)
+        do { // (4)
             try await serve(barrier, vault, audit, pki, logger)
         } catch {
             logger.error("stopping", metadata: ["reason": "\(error)"])

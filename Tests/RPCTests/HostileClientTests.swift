@@ -160,10 +160,13 @@ import Testing
         switch generator.number(below: 12) {
         case 0...3:
             var block = generator.number(below: 8) == 0 ? generator.bytes(below: 80) : head()
-            for _ in 0..<generator.number(below: 3) where !block.isEmpty { block[generator.number(below: block.count)] = UInt8(truncatingIfNeeded: generator.next()) }
+            for _ in 0..<generator.number(below: 3) where !block.isEmpty {
+                block[generator.number(below: block.count)] = UInt8(truncatingIfNeeded: generator.next())
+            }
             // Table sizes, indices and lengths as HPACK's integers, up to ten bytes of them.
             if generator.number(below: 4) == 0 {
-                block += [generator.one([0x3f, 0xff, 0x7f, 0x40, 0x1f, 0x20])] + [UInt8](repeating: 0xff, count: generator.number(below: 11)) + [generator.one([0, 0x7f])]
+                block.append(generator.one([0x3f, 0xff, 0x7f, 0x40, 0x1f, 0x20]))
+                block += [UInt8](repeating: 0xff, count: generator.number(below: 11)) + [generator.one([0, 0x7f])]
             }
             return frame(1, flags: generator.one([4, 5, 4, 0, 12, 36]), stream: stream, block)
         case 4...6:
@@ -173,7 +176,9 @@ import Testing
         case 7:
             let value = generator.one([0, 1, 0x3fff, 0x4000, 0xff_ffff, 0x7fff_ffff, 0xffff_ffff] as [UInt32])
             return frame(4, [0, UInt8(generator.number(below: 9)), UInt8(value >> 24), UInt8(value >> 16 & 255), UInt8(value >> 8 & 255), UInt8(value & 255)])
-        case 8: return frame(8, stream: generator.one([0, stream]), generator.one([[0x7f, 0xff, 0xff, 0xff], [0, 0, 0, 1], [0xff, 0xff, 0xff, 0xff], [0, 0]]))
+        case 8:
+            let increments: [[UInt8]] = [[0x7f, 0xff, 0xff, 0xff], [0, 0, 0, 1], [0xff, 0xff, 0xff, 0xff], [0, 0]]
+            return frame(8, stream: generator.one([0, stream]), generator.one(increments))
         case 9: return frame(3, stream: stream, [0, 0, 0, 8])
         case 10: return frame(9, flags: 4, stream: stream, generator.bytes(below: 40))
         default: return frame(UInt8(generator.number(below: 12)), flags: UInt8(truncatingIfNeeded: generator.next()), stream: stream, generator.bytes(below: 60))
@@ -197,7 +202,9 @@ import Testing
             conversation += frame(6, [1, 2, 3, 4, 5, 6, 7, 8])
             try? await channel.writeAndFlush(ByteBuffer(bytes: conversation))
             let deadline = ContinuousClock.now + .milliseconds(200)
-            while !closed.withLockedValue({ $0 }), Self.count(6, in: received.withLockedValue { $0 }) == 0, ContinuousClock.now < deadline { await Task.yield() }
+            while !closed.withLockedValue({ $0 }), Self.count(6, in: received.withLockedValue { $0 }) == 0, ContinuousClock.now < deadline {
+                await Task.yield()
+            }
             try? await channel.close()
         }
         let client = try await Client.connect(host: "127.0.0.1", port: server.port, on: Self.group)
