@@ -75,7 +75,8 @@ extension EtcdConnection {
         options.withoutPuts = request.excludesPuts
         options.withoutDeletes = request.excludesDeletes
         if request.progressNotify { options.progressIntervalMilliseconds = service.progressIntervalMilliseconds }
-        let entry = WatchEntry(connection: self, stream: stream, clientID: clientID, wantsPrevious: request.prevKV, fragments: request.fragment, operation: admission.operation)
+        let entry = WatchEntry(
+            connection: self, stream: stream, clientID: clientID, wantsPrevious: request.prevKV, fragments: request.fragment, operation: admission.operation)
         state.watches[clientID] = loop.watch(Keyspace.plain.stored(interval), options: options, entry: entry)
         watchStreams[stream] = state
     }

@@ -28,7 +28,7 @@ import Testing
     @Test("make test runs every folder of tests")
     func everyTestRuns() throws {
         let makefile = try String(contentsOf: tree.root.appendingPathComponent("Makefile"), encoding: .utf8)
-        let lists = makefile.matches(of: /(?m)^(?:CORES|SHELLS) = (.*)$/).flatMap { $0.1.split { " |".contains($0) }.map { $0 + "Tests" } }
+        let lists = makefile.matches(of: /(?m)^(?:CORES|SHELLS) = (.*)$/).flatMap { $0.1.split { " |".contains($0) }.map { "\($0)Tests" } }
         #expect(Set(tree.tests.map(\.target)).subtracting(lists).isEmpty)
     }
 
