@@ -70,7 +70,10 @@ package struct NodeAgentService: Sendable {
         let result: Result<Void, any Error>
         do {
             try await connection.registerNode()
-            let (revision, uids) = try await loop.ask { ($0.revision, try $0.observedPodUIDs()) }
+            let (revision, uids) = try await loop.ask { reconciler in
+                reconciler.tellHoldings()
+                return (reconciler.revision, try reconciler.observedPodUIDs())
+            }
             let request = SyncRequest(node: server.node, resumeRevision: revision, observedPodUIDs: Array(uids.prefix(ProtocolLimits.acknowledgementsMax)))
             logger.info("following the server", metadata: ["server": "\(server.server)", "revision": "\(revision)"])
             try await withThrowingTaskGroup(of: Void.self) { group in
@@ -145,7 +148,7 @@ private final class Outbox: Sendable {
 
     func add(_ output: AgentOutput) {
         let listener = state.withLock { state in
-            state.acknowledgements += output.reconciliation.acknowledgements
+            state.acknowledgements += output.reconciliation.acknowledgements + output.reconciliation.holdings
             let excess = state.acknowledgements.count - ProtocolLimits.acknowledgementsMax
             if excess > 0 { state.acknowledgements.removeFirst(excess) }
             state.revision = output.revision

@@ -10,6 +10,8 @@ package struct Reconciliation: Sendable, Equatable {
     package var reports: [PodReport] = []
     /// What was materialized and wiped, in the order it was done.
     package var acknowledgements: [Acknowledgement.Entry] = []
+    /// What stands besides, for a server that may not know: see `tellHoldings`.
+    package var holdings: [Acknowledgement.Entry] = []
     /// In milliseconds since boot: when to look again without being asked.
     package var wakeMilliseconds: Int64?
     /// Actions that failed, in words.
@@ -23,6 +25,7 @@ package final class NodeReconciler {
     private let policy: MountPolicy
     private var view: SyncView
     private var isDrained = false
+    private var tellsHoldings = false
     private var last = Reconciliation()
     /// Keyed hashes of what is held, per secret version, so that an unchanged secret is hashed once.
     private var hashes: [HashKey: Bytes] = [:]
@@ -54,6 +57,9 @@ package final class NodeReconciler {
     }
     package func disconnect() { view.disconnect() }
 
+    /// A server that was started again, or another one, does not know what this node holds: it is told with the next complete view.
+    package func tellHoldings() { tellsHoldings = true }
+
     /// Plans and acts until there is nothing to do, or only what failed.
     package func reconcile() throws -> Reconciliation {
         var result = Reconciliation()
@@ -68,6 +74,12 @@ package final class NodeReconciler {
             result.wakeMilliseconds = plan.wakeMilliseconds
             guard !plan.actions.isEmpty else { break }
             try perform(plan.actions, into: &result)
+        }
+        if tellsHoldings, view.isConnected {
+            tellsHoldings = false
+            let told = Set(result.acknowledgements.filter { $0.outcome == .materialized }.map { "\($0.podUID)/\($0.secretUID)" })
+            result.holdings = engine.recorded.flatMap { Self.entries(.materialized, $0.id, $0.record) }
+                .filter { !told.contains("\($0.podUID)/\($0.secretUID)") }
         }
         forgetHashes()
         last = result
@@ -103,22 +115,23 @@ package final class NodeReconciler {
     }
 
     private func acknowledge(_ action: MountAction, _ id: VolumeID, _ before: VolumeRecord?, into result: inout Reconciliation) {
-        func entries(_ outcome: Acknowledgement.Outcome, _ record: VolumeRecord) -> [Acknowledgement.Entry] {
-            record.holdings.map {
-                .init(outcome: outcome, namespace: record.namespace, podName: record.podName, podUID: id.podUID, secretName: $0.secret.name,
-                      secretUID: $0.uid, resourceVersion: $0.resourceVersion)
-            }
-        }
         switch action {
         case .create(_, let record, _), .update(_, let record, _), .note(_, let record):
-            if record.holdings != before?.holdings || action.steps.count > 1 { result.acknowledgements += entries(.materialized, record) }
+            if record.holdings != before?.holdings || action.steps.count > 1 { result.acknowledgements += Self.entries(.materialized, id, record) }
         case .remove:
             guard let before else { return }
-            result.acknowledgements += entries(.wiped, before)
+            result.acknowledgements += Self.entries(.wiped, id, before)
             if !engine.hasRecords(ofPod: id.podUID) {
                 result.acknowledgements.append(.init(outcome: .podRemoved, namespace: before.namespace, podName: before.podName, podUID: id.podUID))
             }
         case .wipeVersions, .removeStray: break
+        }
+    }
+
+    private static func entries(_ outcome: Acknowledgement.Outcome, _ id: VolumeID, _ record: VolumeRecord) -> [Acknowledgement.Entry] {
+        record.holdings.map {
+            .init(outcome: outcome, namespace: record.namespace, podName: record.podName, podUID: id.podUID, secretName: $0.secret.name,
+                  secretUID: $0.uid, resourceVersion: $0.resourceVersion)
         }
     }
 

@@ -76,6 +76,8 @@ package final class VolumeEngine {
     package func fingerprint(_ value: SecretValue) -> [UInt8] { records.fingerprint(value) }
     package func record(of id: VolumeID) -> VolumeRecord? { known[id] }
 
+    /// In order of their places.
+    package var recorded: [(id: VolumeID, record: VolumeRecord)] { known.keys.sorted().compactMap { id in known[id].map { (id, $0) } } }
     package func hasRecords(ofPod uid: String) -> Bool { known.keys.contains { $0.podUID == uid } }
 
     package func save(_ mark: NodeMark) throws {

@@ -70,7 +70,7 @@ import Testing
     // MARK: by SIGKILL
 
     /// The debug build of the agent beside the tests.
-    private static let agent: String? = {
+    static let agent: String? = {
         let folder = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent().path
         for place in [folder, folder + "/.."] where FileManager.default.isExecutableFile(atPath: place + "/coffer-agent") { return place + "/coffer-agent" }
         return nil

@@ -93,6 +93,27 @@ import Testing
         }
     }
 
+    @Test("a server that comes anew is told what the node holds, once, and nothing that is gone")
+    func holdings() async throws {
+        try await withAgent { node, server, _ in
+            let pods = [pod(1), pod(2)]
+            func secrets() throws -> [DeliveredSecret] { [try secret(version: 3, data: [("k", "one")])] }
+            func outcomes() -> [String] { server.heard.withLock { $0.acknowledgements.map { "\($0.outcome) \($0.podName) \($0.resourceVersion)" }.sorted() } }
+            #expect(try await eventually { streams(server) == 1 })
+            try server.send(.snapshot(DesiredState(revision: 5, serverTimeMilliseconds: Node.serverNow, pods: pods, secrets: try secrets())))
+            #expect(try await eventually { outcomes() == ["materialized pod-1 3", "materialized pod-2 3"] })
+            server.heard.withLock { $0.acknowledgements = [] }
+            server.cut()
+            #expect(try await eventually { streams(server) == 1 })
+            try server.send(.snapshot(DesiredState(revision: 6, serverTimeMilliseconds: Node.serverNow, pods: [pods[0]], secrets: try secrets())))
+            #expect(try await eventually { outcomes() == ["materialized pod-1 3", "podRemoved pod-2 0", "wiped pod-2 3"] })
+            try server.send(.delta(DesiredDelta(fromRevision: 6, revision: 7, serverTimeMilliseconds: Node.serverNow, removedPodUIDs: [pods[0].uid])))
+            #expect(try await eventually { outcomes().count == 5 })
+            #expect(outcomes().filter { $0.hasPrefix("materialized") }.count == 1)
+            #expect(node.leftovers == [])
+        }
+    }
+
     @Test("bytes that are no frames end the stream, and what is mounted stays")
     func garbage() async throws {
         try await withAgent { node, server, _ in

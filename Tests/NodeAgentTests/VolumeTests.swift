@@ -378,7 +378,58 @@ import Testing
         #expect(umount2(container, 0) == 0)
     }
 
-    @Test("a full tmpfs fails the update with its reason, leaves the old version whole, and is tried again")
+    /// Writes into the volume as nobody else can: through another mount of it that is made writable.
+    private func filled(_ node: Node, _ pod: DesiredPod, inodes: Bool) throws -> String {
+        let side = node.root + "/side"
+        try FileManager.default.createDirectory(atPath: side, withIntermediateDirectories: true)
+        try #require(mount(node.path(pod), side, nil, UInt(MS_BIND), nil) == 0)
+        try #require(mount(nil, side, nil, UInt(MS_BIND | MS_REMOUNT), nil) == 0)
+        try FileManager.default.createDirectory(atPath: side + "/filler", withIntermediateDirectories: false)
+        var number = 0, isFull = false
+        let block = [UInt8](repeating: 0x78, count: 4_096)
+        while !isFull, number < 1_000 {
+            number += 1
+            let file = open(side + "/filler/\(number)", O_WRONLY | O_CREAT, 0o600)
+            guard file >= 0 else { break }
+            defer { close(file) }
+            guard !inodes else { continue }
+            while true {
+                let count = write(file, block, block.count)
+                if count < block.count { isFull = true; break }
+            }
+        }
+        #expect(errno == ENOSPC)
+        return side
+    }
+
+    @Test("a tmpfs that is really full, of bytes or of files, fails the update with its reason, and it is done once there is room", arguments: [false, true])
+    func reallyFull(inodes: Bool) throws {
+        let node = try Node()
+        try node.start()
+        let pod = pod(1)
+        node.state.pods = [pod]
+        node.state.secrets = [try secret(data: [("k", "one"), ("l", "one")])]
+        #expect(try node.sync().failures == [])
+        let side = try filled(node, pod, inodes: inodes)
+        node.state.secrets = [try secret(version: 2, data: [("k", String(repeating: "two", count: 3_000)), ("l", "two")])]
+        let failed = try node.sync()
+        #expect(failed.failures.count == 1 && failed.failures[0].contains("No space left on device"), "\(failed.failures)")
+        #expect(failed.reports.map(\.reason.code) == [.failed])
+        #expect(node.text(pod, "v", "k") == "one" && node.text(pod, "v", "l") == "one")
+        for name in try FileManager.default.contentsOfDirectory(atPath: side + "/filler") { unlink(side + "/filler/" + name) }
+        rmdir(side + "/filler")
+        #expect(umount2(side, 0) == 0)
+        #expect(try eventually {
+            _ = try node.work()
+            return node.text(pod, "v", "l") == "two"
+        })
+        #expect(node.text(pod, "v", "k")?.count == 9_000)
+        node.state.pods = []
+        #expect(try node.sync().failures == [])
+        #expect(node.leftovers == [])
+    }
+
+    @Test("an update that meets a full tmpfs fails with its reason, leaves the old version whole, and is tried again")
     func noSpace() throws {
         let node = try Node()
         let failing = Mutex(false)
