@@ -196,6 +196,11 @@ package struct MemberTable: Hashable, Sendable {
         default:
             member.isLearner.toggle()
             put(member, &tables)
+            // A damaged one is well again when it votes again.
+            guard case .promote = step else { break }
+            for kind in [Alarm.Kind.repairing, .corrupt] where hasAlarm(kind, of: member.id) {
+                set(Alarm(kind, of: member.id), isRaised: false, into: &tables)
+            }
         }
         return nil
     }

@@ -5,8 +5,21 @@ package import Raft
 /// What a replica asks of its host, to be carried out in order.
 package enum Effect: Sendable {
     /// Make these durable in the log, report `.logged(stored)`, and only then send `afterwards`.
-    case persist([Entry], HardState?, afterwards: [Message], stored: Raft.Stored)
-    case send([Message])
+    case persist([Entry], HardState?, afterwards: [PeerMessage], stored: Raft.Stored)
+    case send([PeerMessage])
+    /// Void is what the log holds: with the next write it begins anew after this entry, which the store has.
+    case restartLog(after: EntryPosition)
+    /// A member needs the store: send it, and say how that went (`Event.snapshotSent`).
+    case snapshotWanted(for: MemberID)
+    /// The store was replaced by another member's: what was known of records that are not stored yet is void, and history between the
+    /// revision told last and this one was not published.
+    case replaced(revision: Int64)
+    /// The table of members, or of alarms, is another one.
+    case membersChanged
+    /// What this member holds is not what the others hold: it answers nothing any more until its store was fetched anew.
+    case outOfService(String)
+    /// It votes again: all that it lost is here again.
+    case repaired
     /// Records that were just applied: readers must find them before any answer or event that follows.
     case written([Record])
     /// Data keys or their states changed.
@@ -54,7 +67,11 @@ package enum Outcome: Sendable, Equatable {
     case notLeader(MemberID?)
     /// It would grow the store, and the leader's disk is full. Nothing was changed.
     case noSpace
-    /// Leadership was lost while it was under way.
+    /// Too much waits already; nothing was changed.
+    case overloaded
+    /// This member is out of service; nothing was changed.
+    case unavailable(String)
+    /// Leadership was lost, or no word came in time, while it was under way: it may have happened, and may yet.
     case unknown
 }
 

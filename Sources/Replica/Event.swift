@@ -14,7 +14,13 @@ package enum Event: Sendable {
     case asked([Question])
     /// A write of the log became durable.
     case logged(Raft.Stored)
-    case received([Message])
+    case received([PeerMessage])
+    /// What was sent to a member lately may be lost.
+    case unreachable(MemberID)
+    /// Hand over leadership, if it is held here.
+    case transfer(to: MemberID)
+    /// Answers `.snapshotWanted`: the member holds the store as of entry `at` now, or it came to nothing (`nil`).
+    case snapshotSent(to: MemberID, at: LogIndex?)
     /// The record lane takes what was applied: answered by `.store` if there is anything new.
     case storeDue
     /// Whether the disk has run out of room beyond what is set aside: as long as it has, proposals that grow the store are refused.
@@ -32,8 +38,14 @@ package struct Proposal: Sendable {
     package var command: Command
     /// `command`, encoded: what is logged. The decoded form is kept beside it, so that apply here need not decode.
     package var payload: Bytes
+    /// Of a forwarded one; `payload` names it then.
+    var origin: Origin?
     package init(ticket: Ticket?, command: Command, payload: Bytes) { self.ticket = ticket; self.command = command; self.payload = payload }
     package init(ticket: Ticket?, command: Command) { self.init(ticket: ticket, command: command, payload: command.encode()) }
+    init(_ origin: Origin, _ command: Command, payload: Bytes) {
+        self.init(ticket: nil, command: command, payload: payload)
+        self.origin = origin
+    }
 }
 
 /// A request that is not logged.

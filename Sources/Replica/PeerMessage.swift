@@ -19,8 +19,8 @@ package struct PeerMessage: Hashable, Sendable {
         case hashed(index: LogIndex, StateHash)
         /// To whoever leads: the sender lost some of what it had acknowledged. Until it is readmitted it takes no part.
         case lost
-        /// From the leader: the sender of `.lost` is no voter (any more), and may replicate again.
-        case readmitted
+        /// From the leader: the sender of `.lost` is no voter (any more), as of this entry, and may replicate again.
+        case readmitted(through: LogIndex)
     }
     package var from: MemberID
     package var to: MemberID
@@ -112,7 +112,8 @@ extension PeerMessage {
         case .hash(let index, let hash), .hashed(let index, let hash):
             writer.write(index)
             writer.write(hash.value)
-        case .lost, .readmitted: break
+        case .lost: break
+        case .readmitted(let through): writer.write(through)
         }
         return writer.bytes
     }
@@ -136,7 +137,7 @@ extension PeerMessage {
         case 4: body = .hash(index: try reader.read(), StateHash(try reader.read()))
         case 5: body = .hashed(index: try reader.read(), StateHash(try reader.read()))
         case 6: body = .lost
-        case 7: body = .readmitted
+        case 7: body = .readmitted(through: try reader.read())
         case let other: throw MalformedBytes("\(other) is no message", at: 1)
         }
         try reader.expectEnd()

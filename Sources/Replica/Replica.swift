@@ -5,90 +5,170 @@ package import Raft
 /// One member's copy of the store: consensus, the store itself and the leases' clock as one value. Events in, effects out;
 /// it knows no file, socket, thread or clock.
 ///
-/// 1. `.proposed` commands become log entries: `.persist`.
+/// 1. `.proposed` commands become log entries: `.persist`. A follower forwards them to the leader.
 /// 2. When they are durable (`.logged`) and committed, they are applied in log order: `.written`, `.publish`, `.answer`.
 /// 3. What was applied is collected until the record lane asks (`.storeDue`), and given to it in one piece: `.store`.
-/// 4. When that is durable (`.stored`), the log is not needed before the checkpoint that precedes it: `.cutLog`.
+/// 4. When that is durable (`.stored`), the log is not needed before the checkpoint that precedes it: `.cutLog`; but a window of it is kept
+///    for followers that are behind.
 ///
 /// Invariants:
 /// - Only entries that are durable here are applied, so what the record lane holds never runs ahead of the log.
 /// - The log reaches back at least to the applied index of the last durable checkpoint but one.
-/// - A command is answered after it was applied, and once.
+/// - A command is answered after it was applied here, and once; a forwarded one is applied once, however often it was sent.
 /// - Restart: `Store` as the record lane has it, then the log's entries after its applied index, make the same state.
 package struct Replica: ~Copyable, Sendable {
     package struct Configuration: Sendable {
+        /// Its membership is that of the founders, or the single member's; the store's own takes its place once there is one.
         package var raft: Raft.Configuration
+        /// The members a new cluster begins with; empty for a single member, and for one that joins.
+        package var founders: [ClusterMember] = []
+        /// `--force-new-cluster`: this member goes on alone.
+        package var survivor: ClusterMember?
+        /// It lost some of what it had acknowledged: it takes no part until a leader has made a learner of it, nor votes until it caught up.
+        package var isRepairing = false
+        /// Tells the forwarded commands of this run from those of earlier ones: greater with each start, as clocks are.
+        package var incarnation: UInt64 = 1
         /// What a new leader adds to every lease, so that clients which found no leader can still renew.
         package var leaseGraceMilliseconds: Int64 = 1_000
         /// Between the leader's checkpoints of long leases, as etcd's.
         package var leaseCheckpointMilliseconds: Int64 = 300_000
         /// Leases revoked, or checkpointed, at one tick.
         package var leaseBatchMax = 1_000
+        /// How long a request waits for a leader's word: etcd's request timeout, and two elections.
+        package var requestMilliseconds: Int64 = 7_000
+        /// After so long without an answer, what was forwarded is sent again.
+        package var resendMilliseconds: Int64 = 1_000
+        /// Proposals that a leader lets wait before it refuses forwarded ones.
+        package var proposalsMax = Limits.proposalsInFlightMax
+        /// Kept for followers that are behind: they get the whole store otherwise.
+        package var windowEntriesMax = 50_000
+        package var windowBytesMax = 64 << 20
+        /// Between the leader's words on the hash of its state, and between a damaged member's calls for help.
+        package var hashMilliseconds: Int64 = 1_000
+        /// A member that was not heard of for longer does not count as being at work, when members are changed.
+        package var hearingMilliseconds: Int64 = 5_000
         package init(raft: Raft.Configuration) { self.raft = raft }
     }
 
     package let configuration: Configuration
-    package private(set) var raft: Raft
-    package private(set) var store: Store
-    private var clock = LeaseClock()
-    private var now: Int64 = 0
-    private var leaseCheckpointDue: Int64 = 0
+    package internal(set) var raft: Raft
+    package internal(set) var store: Store
+    var clock = LeaseClock()
+    var now: Int64 = 0
+    var leaseCheckpointDue: Int64 = 0
 
-    private var proposals = ProposalQueue()
+    var proposals = ProposalQueue()
+    /// Since when this member leads; the term of `proposals`.
+    var leadingTerm: Term = 0
+    var orphans = Orphans()
+    var forwards: Forwards
     /// Questions that wait for a quorum's word, or for entries to be applied; in order of their contexts.
-    private var questions: [(context: Raft.ReadContext, questions: [Question], index: LogIndex?)] = []
-    private var lastContext: Raft.ReadContext = 0
+    var rounds: [Round] = []
+    /// Refused by consensus; asked again until their time is over.
+    var postponed: [Asked] = []
+    var lastContext: Raft.ReadContext = 0
 
     /// Applied since the last checkpoint; events are told at once and not kept.
-    private var unstored = Applied()
-    private var checkpointIndex: LogIndex
-    private var storedIndex: LogIndex
-    private var isHalted = false
-    private var isSpaceShort = false
-    private var raftEffects: [Raft.Effect] = []
+    var unstored = Applied()
+    var checkpointIndex: LogIndex
+    var storedIndex: LogIndex
+    var isHalted = false
+    var isSpaceShort = false
+    var raftEffects: [Raft.Effect] = []
+
+    // Of a member among others; idle in a single one.
+    /// Whether there are others, or it is not known yet.
+    package internal(set) var isClustered: Bool
+    var window: LogWindow
+    var hashes = HashHistory()
+    var comparison = HashComparison()
+    /// When each member was last heard of.
+    var heard: [(member: MemberID, at: Int64)] = []
+    var repair = Repair.none
+    var unfitness: String?
+    var hasReduced: Bool
 
     package enum RestartError: Error, Equatable, Sendable, CustomStringConvertible {
         /// Entries are missing between the store's applied index and the log.
         case logDoesNotReach(applied: LogIndex, first: LogIndex)
         case logEndsBefore(applied: LogIndex, last: LogIndex)
         case gap(at: LogIndex)
+        case membership(MalformedBytes)
         package var description: String {
             switch self {
             case .logDoesNotReach(let applied, let first): "the log begins with entry \(first), the records end with entry \(applied)"
             case .logEndsBefore(let applied, let last): "the log ends with entry \(last), the records with entry \(applied)"
             case .gap(let index): "the log has no entry \(index)"
+            case .membership(let error): "the membership does not decode: \(error)"
             }
         }
     }
 
     /// From what was found on disk: the store as the record lane had it, and the log. Nothing is applied before a leader is elected.
-    package init(_ configuration: Configuration, store: consuming Store, state: HardState, entries: [Entry]) throws(RestartError) {
-        let log = try Self.log(entries, state: state, applied: store.appliedIndex)
+    /// `beginning`: the position before the first entry, where it is known; a log without entries begins there.
+    package init(
+        _ configuration: Configuration, store: consuming Store, state: HardState, entries: [Entry], beginning: EntryPosition? = nil
+    ) throws(RestartError) {
+        var configuration = configuration
+        if let survivor = configuration.survivor {
+            configuration.raft.membership = Membership(voters: [survivor.id])
+        } else if let bytes = store.members.consensus {
+            do { configuration.raft.membership = try Membership(decoding: bytes) } catch { throw .membership(error) }
+        }
+        let isClustered = configuration.raft.membership.members != [configuration.raft.member]
+        let log = try Self.log(entries, state: state, applied: store.appliedIndex, beginning: beginning, keepsAll: isClustered)
         self.configuration = configuration
+        self.isClustered = isClustered
         raft = Raft(configuration.raft, state: state, log: log)
+        window = LogWindow(after: log.base.index, entriesMax: configuration.windowEntriesMax, bytesMax: configuration.windowBytesMax)
         checkpointIndex = store.appliedIndex
         storedIndex = store.appliedIndex
+        hasReduced = configuration.survivor == nil
+        let earlier = store.members.lastForwarded(by: configuration.raft.member)
+        forwards = Forwards(member: configuration.raft.member, incarnation: configuration.incarnation)
+        if let earlier { forwards.outgrow(earlier.incarnation) }
         self.store = store
-    }
-
-    /// The log from the store's applied entry on.
-    private static func log(_ entries: [Entry], state: HardState, applied: LogIndex) throws(RestartError) -> Log {
-        for (entry, next) in zip(entries, entries.dropFirst()) where next.index != entry.index + 1 { throw .gap(at: entry.index + 1) }
-        let first = entries.first?.index ?? 1, last = entries.last?.index ?? 0
-        guard applied > 0 else {
-            guard first == 1 else { throw .logDoesNotReach(applied: 0, first: first) }
-            return Log(entries: entries, committed: state.commit)
+        if isClustered, log.base.index < self.store.appliedIndex {
+            for index in (log.base.index + 1)...self.store.appliedIndex { window.append(raft.log[index].payload.count) }
         }
-        guard last >= applied else { throw .logEndsBefore(applied: applied, last: last) }
-        guard first <= applied else { throw .logDoesNotReach(applied: applied, first: first) }
-        let base = entries[Int(applied - first)].position
-        return Log(base: base, entries: Array(entries[(Int(applied - first) + 1)...]), committed: state.commit, applied: applied)
+        guard configuration.isRepairing else { return }
+        unfitness = "this member lost what it held, and is being repaired"
+        repair = .lost(tellAt: 0)
+        var effects: [Raft.Effect] = []
+        raft.step(.quarantine(true), into: &effects)
+        precondition(effects.isEmpty, "a follower that is told to be still has nothing to say")
     }
 
+    /// The log from the store's applied entry on, or as much as there is.
+    private static func log(
+        _ entries: [Entry], state: HardState, applied: LogIndex, beginning: EntryPosition?, keepsAll: Bool
+    ) throws(RestartError) -> Log {
+        for (entry, next) in zip(entries, entries.dropFirst()) where next.index != entry.index + 1 { throw .gap(at: entry.index + 1) }
+        let base = beginning ?? .start
+        let first = entries.first?.index ?? base.index + 1, last = entries.last?.index ?? base.index
+        guard last >= applied else { throw .logEndsBefore(applied: applied, last: last) }
+        if first == base.index + 1, applied == base.index || (keepsAll && applied >= base.index) {
+            return Log(base: base, entries: entries, committed: state.commit, applied: applied)
+        }
+        guard first <= applied else { throw .logDoesNotReach(applied: applied, first: first) }
+        let cut = keepsAll ? 0 : Int(applied - first)
+        return Log(base: entries[cut].position, entries: Array(entries[(cut + 1)...]), committed: state.commit, applied: applied)
+    }
+
+    package var member: MemberID { configuration.raft.member }
     package var isLeader: Bool { raft.isLeader }
-    package var proposalsWaiting: Int { proposals.count }
+    package var proposalsWaiting: Int { proposals.count + forwards.count }
     /// The applied index that the record lane holds durably.
     package var storedThrough: LogIndex { storedIndex }
+    /// Why this member answers nothing; `nil` when it is well.
+    package var isOutOfService: String? { unfitness }
+    package var isRepairing: Bool { repair != .none }
+    /// The members; the founders, as long as none of their words was applied; this member, where nobody has founded anything.
+    package var members: [ClusterMember] {
+        if !store.members.members.isEmpty { return store.members.members }
+        if !configuration.founders.isEmpty { return configuration.founders }
+        return raft.membership.isVoter(member) ? [configuration.survivor ?? ClusterMember(id: member, peerURLs: [])] : []
+    }
 
     package mutating func handle(_ event: consuming Event, into effects: inout EffectBuffer) {
         guard !isHalted else { return refuse(event, into: &effects) }
@@ -99,33 +179,45 @@ package struct Replica: ~Copyable, Sendable {
         case .proposed(let proposals): propose(proposals, into: &effects)
         case .asked(let questions): ask(questions, into: &effects)
         case .logged(let stored): step(.stored(stored), into: &effects)
-        case .received(let messages): for message in messages { step(.received(message), into: &effects) }
+        case .received(let messages): for message in messages { receive(message, into: &effects) }
+        case .unreachable(let member): step(.unreachable(member), into: &effects)
+        case .transfer(let member): step(.transfer(to: member), into: &effects)
+        case .snapshotSent(let member, let index): step(.snapshotSent(to: member, at: index), into: &effects)
         case .storeDue: checkpoint(into: &effects)
         case .stored(let index): stored(index, into: &effects)
         case .space(let isShort): isSpaceShort = isShort
         }
     }
 
+    private mutating func tick(into effects: inout EffectBuffer) {
+        step(.tick, into: &effects)
+        if isClustered || !configuration.founders.isEmpty || !hasReduced { tickAmongMembers(into: &effects) }
+        if raft.isLeader { tickLeases(into: &effects) }
+    }
+
     // MARK: - Consensus
 
     /// `proposed`: what the event proposes, if it does.
-    private mutating func step(_ event: consuming Raft.Event, proposed: [Proposal] = [], into effects: inout EffectBuffer) {
+    mutating func step(_ event: consuming Raft.Event, proposed: [Proposal] = [], into effects: inout EffectBuffer) {
         var raftEffects: [Raft.Effect] = []
         swap(&raftEffects, &self.raftEffects)
         raft.step(event, into: &raftEffects)
-        for effect in raftEffects {
-            switch effect {
+        // Applying a change of membership adds to what is to be done.
+        var position = 0
+        while position < raftEffects.count {
+            switch raftEffects[position] {
             case .persist(let entries, let state, let afterwards, let stored):
-                effects.append(.persist(entries, state, afterwards: afterwards, stored: stored))
-            case .send(let messages): effects.append(.send(messages))
-            case .release(let through): apply(through: through, into: &effects)
+                effects.append(.persist(entries, state, afterwards: afterwards.isEmpty ? [] : afterwards.map { PeerMessage($0) }, stored: stored))
+            case .send(let messages): effects.append(.send(messages.map { PeerMessage($0) }))
+            case .release(let through): apply(through: through, adopting: &raftEffects, into: &effects)
             case .accepted(let first, _): proposals.append(proposed, from: first)
-            case .refused: refuse(proposed, into: &effects)
+            case .refused(_, let refusal): refuse(proposed, because: refusal, into: &effects)
             case .readable(let context, let index): readable(context, index: index, into: &effects)
             case .readRefused(let context): readRefused(context, into: &effects)
             case .standing(let standing): take(standing, into: &effects)
-            case .snapshotWanted(let member): step(.snapshotSent(to: member, at: nil), into: &effects)
+            case .snapshotWanted(let member): effects.append(.snapshotWanted(for: member))
             }
+            position += 1
         }
         raftEffects.removeAll(keepingCapacity: true)
         swap(&raftEffects, &self.raftEffects)
@@ -133,32 +225,66 @@ package struct Replica: ~Copyable, Sendable {
 
     private mutating func take(_ standing: Raft.Standing, into effects: inout EffectBuffer) {
         if standing.position == .leader {
+            leadingTerm = standing.term
             clock.promote(store.allLeases, at: now, extraMilliseconds: configuration.leaseGraceMilliseconds)
             leaseCheckpointDue = now + configuration.leaseCheckpointMilliseconds
+            comparison = HashComparison()
         } else {
             clock.demote()
             let abandoned = proposals.abandon()
-            if !abandoned.isEmpty { effects.append(.answer(abandoned.map { Reply($0, .unknown) })) }
+            if isClustered {
+                orphans.append(abandoned, term: leadingTerm, deadline: now + configuration.requestMilliseconds)
+            } else if !abandoned.isEmpty {
+                effects.append(.answer(abandoned.compactMap(\.ticket).map { Reply($0, .unknown) }))
+            }
         }
         effects.append(.standing(standing))
+        // At the next tick: a new leader's first entry precedes what waits here.
+        if standing.leader != nil { forwards.sentAt = .min }
     }
 
-    private mutating func propose(_ proposed: [Proposal], into effects: inout EffectBuffer) {
+    // MARK: - Proposing
+
+    mutating func propose(_ proposed: [Proposal], into effects: inout EffectBuffer) {
+        if let unfitness { return effects.append(.answer(proposed.compactMap(\.ticket).map { Reply($0, .unavailable(unfitness)) })) }
         let proposed = isSpaceShort ? withoutGrowing(proposed, into: &effects) : proposed
         guard !proposed.isEmpty else { return }
-        step(.propose(proposed.map(\.payload)), proposed: proposed, into: &effects)
+        guard raft.isLeader || !isClustered else { return forward(proposed, into: &effects) }
+        guard proposed.contains(where: \.command.changesMembership) else { return step(.propose(proposed.map(\.payload)), proposed: proposed, into: &effects) }
+        let others = proposed.filter { !$0.command.changesMembership }
+        if !others.isEmpty { step(.propose(others.map(\.payload)), proposed: others, into: &effects) }
+        for proposal in proposed where proposal.command.changesMembership { change(proposal, into: &effects) }
     }
 
     /// Refuses what would grow the store, and answers the rest.
     private func withoutGrowing(_ proposed: [Proposal], into effects: inout EffectBuffer) -> [Proposal] {
-        let replies = proposed.filter(\.command.growsStore).compactMap(\.ticket).map { Reply($0, .noSpace) }
-        if !replies.isEmpty { effects.append(.answer(replies)) }
+        for proposal in proposed where proposal.command.growsStore { refuse(proposal, .noSpace, told: .noSpace, into: &effects) }
         return proposed.filter { !$0.command.growsStore }
     }
 
-    private func refuse(_ proposed: [Proposal], into effects: inout EffectBuffer) {
-        let leader = raft.leader
-        effects.append(.answer(proposed.compactMap(\.ticket).map { Reply($0, .notLeader(leader)) }))
+    /// To whoever waits for it, here or at another member. A forwarded one of our own waits on.
+    func refuse(_ proposal: Proposal, _ outcome: Outcome, told: ForwardedOutcome.Kind, into effects: inout EffectBuffer) {
+        if let origin = proposal.origin, origin.member != member {
+            effects.append(.send([PeerMessage(from: member, to: origin.member, .outcomes([ForwardedOutcome(sequence: origin.sequence, told)]))]))
+        } else if let ticket = proposal.ticket {
+            effects.append(.answer([Reply(ticket, outcome)]))
+        }
+    }
+
+    private mutating func refuse(_ proposed: [Proposal], because refusal: Raft.Refusal, into effects: inout EffectBuffer) {
+        switch refusal {
+        case .notLeading, .transferring:
+            let leader = raft.leader == member ? nil : raft.leader
+            guard isClustered else { return effects.append(.answer(proposed.compactMap(\.ticket).map { Reply($0, .notLeader(leader)) })) }
+            let own = proposed.filter { $0.origin == nil && $0.ticket != nil }
+            for proposal in proposed where proposal.origin != nil { refuse(proposal, .notLeader(leader), told: .notLeader(leader), into: &effects) }
+            if !own.isEmpty { forward(own, into: &effects) }
+        case .tooMuchUncommitted:
+            for proposal in proposed { refuse(proposal, .overloaded, told: .overloaded, into: &effects) }
+        case .changeUnderWay, .wrongMembership:
+            let refusal = MemberRefusal.Told.underWay
+            for proposal in proposed { refuse(proposal, .refused(.member(refusal.refusal)), told: .refused(refusal), into: &effects) }
+        }
     }
 
     /// A halted member answers, and does nothing.
@@ -167,155 +293,6 @@ package struct Replica: ~Copyable, Sendable {
         case .proposed(let proposals): effects.append(.answer(proposals.compactMap(\.ticket).map { Reply($0, .notLeader(nil)) }))
         case .asked(let questions): effects.append(.answer(questions.map { Reply($0.ticket, .notLeader(nil)) }))
         default: break
-        }
-    }
-
-    // MARK: - Applying
-
-    private mutating func apply(through: LogIndex, into effects: inout EffectBuffer) {
-        let recordsBefore = unstored.records.count, removedBefore = unstored.removed.count, revisionBefore = store.revision
-        var replies: [Reply] = [], keysChanged = false
-        while store.appliedIndex < through {
-            let index = store.appliedIndex + 1
-            let proposal = proposals.take(index)
-            let command: Command
-            if let proposal { command = proposal.command } else {
-                do { command = try Self.decode(raft.log[index].payload) } catch {
-                    isHalted = true
-                    effects.append(.halt("entry \(index) of the log does not decode: \(error)"))
-                    break
-                }
-            }
-            let result = store.apply(command, at: index, into: &unstored)
-            follow(command, result, keysChanged: &keysChanged)
-            guard let ticket = proposal?.ticket else { continue }
-            switch result {
-            case .success(let result): replies.append(Reply(ticket, .applied(result, revision: store.revision)))
-            case .failure(let refusal): replies.append(Reply(ticket, .refused(refusal)))
-            }
-        }
-        if unstored.records.count > recordsBefore { effects.append(.written(Array(unstored.records[recordsBefore...]))) }
-        if keysChanged { effects.append(.keysChanged) }
-        if unstored.removed.count > removedBefore { effects.append(.compacted(store.compactRevision)) }
-        if !replies.isEmpty { effects.append(.answer(replies)) }
-        if store.revision > revisionBefore { effects.append(.publish(unstored.events, revision: store.revision)) }
-        unstored.events.removeAll(keepingCapacity: true)
-        answerReadable(into: &effects)
-    }
-
-    private static func decode(_ payload: Bytes) throws(MalformedBytes) -> Command {
-        payload.isEmpty ? .none : try Command(decoding: payload)
-    }
-
-    /// What a leader's clock and the host must know of an applied command.
-    private mutating func follow(_ command: Command, _ result: Result<CommandResult, CommandRefusal>, keysChanged: inout Bool) {
-        guard case .success(let result) = result else { return }
-        switch command {
-        case .leaseGrant:
-            if raft.isLeader, case .lease(let id, let seconds) = result { clock.granted(id, seconds: seconds, at: now) }
-        case .leaseRevoke(let id): clock.revoked(id)
-        case .key: keysChanged = true
-        default: break
-        }
-    }
-
-    // MARK: - Questions
-
-    private mutating func ask(_ asked: [Question], into effects: inout EffectBuffer) {
-        var linearizable: [Question] = []
-        for question in asked where question.linearizable { linearizable.append(question) }
-        if linearizable.count < asked.count {
-            var replies: [Reply] = []
-            for question in asked where !question.linearizable { replies.append(answer(question, into: &effects)) }
-            effects.append(.answer(replies))
-        }
-        guard !linearizable.isEmpty else { return }
-        lastContext += 1
-        questions.append((lastContext, linearizable, nil))
-        step(.read(lastContext), into: &effects)
-    }
-
-    private mutating func readable(_ context: Raft.ReadContext, index: LogIndex, into effects: inout EffectBuffer) {
-        guard let position = questions.firstIndex(where: { $0.context == context }) else { return }
-        questions[position].index = index
-        answerReadable(into: &effects)
-    }
-
-    private mutating func readRefused(_ context: Raft.ReadContext, into effects: inout EffectBuffer) {
-        guard let position = questions.firstIndex(where: { $0.context == context }) else { return }
-        let leader = raft.leader
-        effects.append(.answer(questions.remove(at: position).questions.map { Reply($0.ticket, .notLeader(leader)) }))
-    }
-
-    private mutating func answerReadable(into effects: inout EffectBuffer) {
-        guard !questions.isEmpty else { return }
-        let applied = store.appliedIndex
-        var ready: [Question] = []
-        questions.removeAll { round in
-            guard let index = round.index, index <= applied else { return false }
-            ready.append(contentsOf: round.questions)
-            return true
-        }
-        guard !ready.isEmpty else { return }
-        var replies: [Reply] = []
-        replies.reserveCapacity(ready.count)
-        for question in ready { replies.append(answer(question, into: &effects)) }
-        effects.append(.answer(replies))
-    }
-
-    private mutating func answer(_ question: Question, into effects: inout EffectBuffer) -> Reply {
-        Reply(question.ticket, outcome(of: question.kind, into: &effects))
-    }
-
-    private mutating func outcome(of kind: Question.Kind, into effects: inout EffectBuffer) -> Outcome {
-        let revision = store.revision
-        do throws(CommandRefusal) {
-            switch kind {
-            case .range(let request): return .range(try store.range(request), revision: revision)
-            case .transaction(let transaction, let guards):
-                return .applied(.operation(try store.read(transaction, guards: guards)), revision: revision)
-            case .revision: return .revision(revision)
-            case .leaseKeepAlive(let id): return keepAlive(id, into: &effects)
-            case .leaseStatus(let id, let withKeys): return try status(of: id, withKeys: withKeys)
-            case .leases: return .leases(store.allLeases.map(\.id), revision: revision)
-            }
-        } catch { return .refused(error) }
-    }
-
-    // MARK: - Leases
-
-    private mutating func keepAlive(_ id: LeaseID, into effects: inout EffectBuffer) -> Outcome {
-        guard raft.isLeader else { return .notLeader(raft.leader) }
-        guard let seconds = clock.renewed(id, at: now) else { return .refused(.leaseNotFound) }
-        if let lease = store.lease(id), lease.checkpointSeconds > 0 {
-            propose([Proposal(ticket: nil, command: .leaseCheckpoint([LeaseCheckpoint(id: id, remainingSeconds: 0)]))], into: &effects)
-        }
-        return .leaseKeptAlive(id, seconds: seconds, revision: store.revision)
-    }
-
-    private func status(of id: LeaseID, withKeys: Bool) throws(CommandRefusal) -> Outcome {
-        guard let lease = store.lease(id) else { throw .leaseNotFound }
-        guard raft.isLeader else { return .notLeader(raft.leader) }
-        let milliseconds = clock.remainingMilliseconds(id, at: now) ?? 0
-        return .leaseStatus(id, grantedSeconds: lease.seconds, remainingSeconds: max(0, milliseconds / 1000),
-                            keys: withKeys ? store.keys(ofLease: id) : [], revision: store.revision)
-    }
-
-    private mutating func tick(into effects: inout EffectBuffer) {
-        step(.tick, into: &effects)
-        guard raft.isLeader else { return }
-        let expired = clock.expired(at: now, limit: configuration.leaseBatchMax)
-        propose(expired.map { Proposal(ticket: nil, command: .leaseRevoke(id: $0)) }, into: &effects)
-        guard now >= leaseCheckpointDue else { return }
-        leaseCheckpointDue = now + configuration.leaseCheckpointMilliseconds
-        let checkpoints = store.allLeases.compactMap { lease -> LeaseCheckpoint? in
-            guard lease.seconds * 1000 > configuration.leaseCheckpointMilliseconds,
-                  let left = clock.remainingMilliseconds(lease.id, at: now), left > 0 else { return nil }
-            return LeaseCheckpoint(id: lease.id, remainingSeconds: (left + 999) / 1000)
-        }
-        for start in stride(from: 0, to: checkpoints.count, by: configuration.leaseBatchMax) {
-            let some = Array(checkpoints[start..<min(start + configuration.leaseBatchMax, checkpoints.count)])
-            propose([Proposal(ticket: nil, command: .leaseCheckpoint(some))], into: &effects)
         }
     }
 
@@ -334,8 +311,20 @@ package struct Replica: ~Copyable, Sendable {
         // One checkpoint is kept in reserve: should the newest be lost, the log still reaches the one before.
         let previous = storedIndex
         storedIndex = index
-        guard previous > 0 else { return }
-        raft.compact(through: previous)
-        effects.append(.cutLog(before: previous))
+        let floor = isClustered ? min(previous, window.first - 1) : previous
+        guard floor > 0, floor > raft.log.base.index else { return }
+        raft.compact(through: floor)
+        effects.append(.cutLog(before: floor))
+    }
+}
+
+extension Command {
+    /// Whether it travels as a membership entry.
+    var changesMembership: Bool {
+        guard case .member(let command) = self else { return false }
+        return switch command {
+        case .found, .change, .reduce: true
+        case .update, .publish: false
+        }
     }
 }

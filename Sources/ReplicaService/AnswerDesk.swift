@@ -64,6 +64,8 @@ extension Reply {
         case .refused(let refusal): .failure(.refused(refusal))
         case .notLeader(let leader): .failure(.notLeader(leader))
         case .noSpace: .failure(.noSpace)
+        case .overloaded: .failure(.overloaded)
+        case .unavailable(let reason): .failure(.unavailable(reason))
         case .unknown: .failure(.outcomeUnknown)
         }
     }

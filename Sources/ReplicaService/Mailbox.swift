@@ -22,6 +22,12 @@ struct Mail {
         case consumed(WatchID, events: Int)
         case progress([WatchID], any WatchSink)
     }
+    enum PeerOrder: Sendable {
+        case unreachable(MemberID)
+        case snapshotSent(MemberID, at: LogIndex?)
+        /// Told when it leads, or why it does not.
+        case transfer(to: MemberID, @Sendable (ReplicaError?) -> Void)
+    }
     enum Ending: Sendable {
         /// Finish what was begun, store everything, then stop.
         case graceful
@@ -31,7 +37,10 @@ struct Mail {
 
     var requests: [Request] = []
     var rejected: [(sink: any AnswerSink, ticket: UInt64, error: ReplicaError)] = []
-    var logged: [(stored: Raft.Stored, anchor: LogAnchor)] = []
+    var logged: [(stored: Raft.Stored, anchor: LogAnchor, afterwards: [PeerMessage], beginning: UInt64)] = []
+    var received: [PeerMessage] = []
+    var peerOrders: [PeerOrder] = []
+    var installations: [Installation] = []
     var stored: [LogIndex] = []
     var watchOrders: [WatchOrder] = []
     var calls: [@Sendable (borrowing Store) -> Void] = []
@@ -40,7 +49,7 @@ struct Mail {
 
     var isEmpty: Bool {
         requests.isEmpty && rejected.isEmpty && logged.isEmpty && stored.isEmpty && watchOrders.isEmpty && calls.isEmpty
-            && failure == nil && ending == nil
+            && received.isEmpty && peerOrders.isEmpty && installations.isEmpty && failure == nil && ending == nil
     }
 }
 
@@ -49,6 +58,8 @@ struct Mailbox {
     var mail = Mail()
     var proposalsInFlight = 0
     var proposalBytesInFlight = 0
+    /// Of `mail.received`; beyond `receivedMax` messages are dropped, and sent again.
+    static let receivedMax = 65_536
     /// Why nothing is taken any more.
     var closed: ReplicaError?
     /// The thread has ended: nobody reads this any more.

@@ -50,6 +50,9 @@ final class Overlay: Sendable {
         }
     }
 
+    /// The store was replaced: what is here is of no use, or in the new one.
+    func removeAll() { state.withLock { $0.slots.removeAll(keepingCapacity: true) } }
+
     subscript(revision: Revision) -> Record.Value? { state.withLock { $0.slots[revision]?.value } }
     /// One lock for all.
     func values(of revisions: [Revision]) -> [Record.Value?] {

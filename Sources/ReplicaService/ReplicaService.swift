@@ -1,9 +1,7 @@
 package import Basics
-package import FileSealing
 import Glibc
-package import Logging
+import Logging
 package import MVCC
-import Raft
 import Replica
 package import Storage
 import Synchronization
@@ -31,6 +29,10 @@ package final class ReplicaService: Sendable {
         package var pinMillisecondsMax: Int64 = 2_000
         /// How long closing waits for writes under way.
         package var closingMillisecondsMax: Int64 = 10_000
+        /// A member that hears of no leader for between one and two times as many ticks stands for election.
+        package var electionTicks = 10
+        /// Entries of the log kept for members that are behind: they get the whole store otherwise.
+        package var logWindowEntriesMax = 50_000
         package var disk = DiskLane.Options()
         package init() {}
     }
@@ -48,71 +50,33 @@ package final class ReplicaService: Sendable {
         }
     }
 
-    private let shared: SharedState
+    let shared: SharedState
+    let intake: SnapshotIntake
+    let options: Options
     private let replica: ReplicaThread
-    private let records: RecordLane
     private let disk: DiskLane
     private let thread: LaneThread
-    private let options: Options
     private let lastWatch = Atomic<UInt64>(0)
 
-    /// Opens or creates the store in `directory` (its log in `log/`, its records in `records/`), for the only member of a cluster of one,
-    /// and waits until it leads. Blocks.
-    package static func open(
-        directory: String, fileKey: FileKey, keyring: KeyringID, member: MemberID, options: Options = Options(),
-        fileSystem: any FileSystem = PosixFileSystem(), logger: Logger = Logger(label: "coffer.replica")
-    ) throws(OpenFailure) -> ReplicaService {
-        do {
-            let records = try RecordLane.open(directory: directory + "/records", fileKey: fileKey, keyring: keyring, member: member)
-            do {
-                var store = Store()
-                let restored = try records.restore(record: { try store.restore($0) }, table: { try store.restore(table: $0) })
-                try store.finishRestore(appliedIndex: restored?.applied ?? 0)
-                let (disk, log) = try DiskLane.open(
-                    directory: directory + "/log", fileKey: fileKey, keyring: keyring, member: member, anchor: restored?.anchor,
-                    fileSystem: fileSystem, options: options.disk)
-                if let damage = log.damage { logger.notice("a torn tail of the log was cut off", metadata: ["damage": "\(damage)"]) }
-                do {
-                    let replica = try Self.replica(member, store: store, log)
-                    return try ReplicaService(replica, member, disk, records, log.lastFrame, options, logger)
-                } catch {
-                    disk.close()
-                    throw error
-                }
-            } catch {
-                records.close()
-                throw error
+    init(_ opened: consuming OpenedStore, _ member: MemberID, _ lane: (any PeerLane)?, _ mark: RepairMark, _ options: Options, _ logger: Logger) throws {
+        let shared = SharedState(member: member, keys: opened.replica.store.keys, records: opened.records)
+        let isClustered = opened.isClustered, disk = opened.disk, places = opened.places
+        let intake = SnapshotIntake(places) { installation in
+            let isAbandoned = shared.mailbox.change { mailbox in
+                if !mailbox.isAbandoned { mailbox.mail.installations.append(installation) }
+                return mailbox.isAbandoned
             }
-        } catch let failure as StorageFailure {
-            throw .storage(failure)
-        } catch let failure as OpenFailure {
-            throw failure
-        } catch {
-            throw .damaged("\(error)")
+            if isAbandoned { installation.completion(.unavailable("the store is closed")) }
         }
-    }
-
-    private static func replica(_ member: MemberID, store: consuming Store, _ log: RecoveredLog) throws -> Replica {
-        var generator = SystemRandomNumberGenerator()
-        let configuration = Replica.Configuration(raft: Raft.Configuration(member: member, voters: [member], seed: generator.next()))
-        let state = log.state.map { HardState(term: $0.term, vote: $0.vote, commit: $0.commit) } ?? HardState()
-        return try Replica(
-            configuration, store: store, state: state, entries: log.entries.map {
-                Entry(index: $0.index, term: $0.term, kind: $0.isMembership ? .membership : .ordinary, payload: $0.payload)
-            })
-    }
-
-    private init(_ replica: consuming Replica, _ member: MemberID, _ disk: DiskLane, _ records: RecordLane, _ anchor: LogAnchor,
-                 _ options: Options, _ logger: Logger) throws {
-        let shared = SharedState(member: member, keys: replica.store.keys)
-        let thread = ReplicaThread(replica: replica, shared: shared, disk: disk, records: records, anchor: anchor, options: options, logger: logger)
+        let thread = ReplicaThread(opened, shared: shared, lane: lane, mark: mark, options: options, logger: logger)
         self.shared = shared
-        self.replica = thread
-        self.records = records
+        self.intake = intake
+        replica = thread
         self.disk = disk
         self.options = options
         self.thread = try LaneThread { thread.run() }
-        let condition = shared.status.wait { status in status.condition == .starting ? nil : status.condition }
+        // Among others a leader may be long in coming.
+        let condition = shared.status.wait { status in status.condition == .starting && !(isClustered && status.hasBegun) ? nil : status.condition }
         if case .failed(let reason) = condition {
             end(.abrupt)
             throw OpenFailure.damaged(reason)
@@ -207,7 +171,7 @@ package final class ReplicaService: Sendable {
         let overlaid = shared.overlay.values(of: revisions)
         let missing = revisions.indices.filter { overlaid[$0] == nil }
         var found: [Int: SealedValue] = [:]
-        if !missing.isEmpty, let values = try? records.read(missing.map { revisions[$0] }) {
+        if !missing.isEmpty, let values = try? shared.records.read(missing.map { revisions[$0] }) {
             for (position, value) in zip(missing, values) { found[position] = value }
         }
         return revisions.indices.map { position in
@@ -237,7 +201,7 @@ package final class ReplicaService: Sendable {
         throw .unavailable("no value at revision \(revision.main)")
     }
     private func stored(_ revision: Revision) throws(ReplicaError) -> SealedValue? {
-        do { return try records.read(revision) } catch { throw .unavailable("\(error)") }
+        do { return try shared.records.read(revision) } catch { throw .unavailable("\(error)") }
     }
 
     /// Keeps what the versions known now hold readable; see `ReadPin`.
@@ -317,10 +281,16 @@ package final class ReplicaService: Sendable {
     // MARK: - The end
 
     /// Finishes what is under way, stores everything, lets go of the files. Blocks until then; not to be called from a sink.
-    package func close() { end(.graceful) }
+    package func close() {
+        intake.close()
+        end(.graceful)
+    }
 
     /// Stops as a crash would: nothing is finished, nothing more is stored.
-    package func abandon() { end(.abrupt) }
+    package func abandon() {
+        intake.close()
+        end(.abrupt)
+    }
 
     private func end(_ ending: Mail.Ending) {
         shared.mailbox.change { mailbox in

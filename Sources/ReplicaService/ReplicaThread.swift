@@ -11,50 +11,63 @@ import WriteAheadLog
 /// What the replica's thread owns: the replica, who waits for its answers, who watches. One turn:
 ///
 /// 1. Take the mail.
-/// 2. Proposals become entries, and go to the disk lane at once: it writes while the rest of the turn runs.
-/// 3. What became durable is applied; then questions are answered, which so see the newest state.
+/// 2. Proposals become entries, and go to the disk lane and to other members at once: they write while the rest of the turn runs.
+/// 3. What became durable is applied, what other members said is heard; then questions are answered, which so see the newest state.
 /// 4. Every tick: Raft's timers, leases.
 /// 5. Answers and events are delivered, one call per sink; watches that are behind get a chunk of history.
 /// 6. Every tick: what was applied goes to the record lane, once the last of it came back.
 ///
 /// Nothing in a turn blocks but the delivery to a sink, which must not.
 final class ReplicaThread: @unchecked Sendable {
-    private var replica: Replica
-    private let shared: SharedState
-    private let disk: DiskLane
-    private let records: RecordLane
-    private let options: ReplicaService.Options
-    private let logger: Logger
+    var replica: Replica
+    let shared: SharedState
+    let disk: DiskLane
+    var records: RecordLane
+    let places: RecordPlaces
+    let lane: (any PeerLane)?
+    let mark: RepairMark
+    let options: ReplicaService.Options
+    let logger: Logger
 
-    private var effects = EffectBuffer()
-    private var desk = AnswerDesk()
-    private var hub: WatchHub
-    private var now: Int64 = 0
+    var effects = EffectBuffer()
+    var desk = AnswerDesk()
+    var hub: WatchHub
+    var now: Int64 = 0
     private var nextTick: Int64 = 0
-    private var standing: Raft.Standing
-    private var failure: String?
-    private var ending: Mail.Ending?
+    var standing: Raft.Standing
+    var failure: String?
+    /// To other members; sent twice a turn.
+    var outbox: [PeerMessage] = []
+    /// Snapshots on their way to other members.
+    var sources: [MemberID: SnapshotSource] = [:]
+    var transfers: [(target: MemberID, deadline: Int64, completion: @Sendable (ReplicaError?) -> Void)] = []
+    /// Why this member has to begin anew, at the end of the turn; and how often it has. What is written of an earlier beginning is void.
+    var leaving: String?
+    var beginnings: UInt64 = 0
+    var ending: Mail.Ending?
     private var endingDeadline: Int64 = 0
 
     /// The frame of the log that was last durable.
-    private var anchor: LogAnchor?
+    var anchor: LogAnchor?
     /// The checkpoint that the record lane is writing.
-    private var checkpoint: (revisions: [Revision], generation: UInt64)?
+    var checkpoint: (revisions: [Revision], generation: UInt64)?
     /// Readers that began before a compaction, and how long its records are kept for them.
     private var hold: (epoch: UInt64, deadline: Int64)?
     private var hasCompacted = false
-    private var databaseBytes: Int
+    var databaseBytes: Int
     private var isSpaceShort = false
 
-    init(replica: consuming Replica, shared: SharedState, disk: DiskLane, records: RecordLane, anchor: LogAnchor?,
-         options: ReplicaService.Options, logger: Logger) {
-        standing = replica.raft.standing
-        databaseBytes = (try? records.statistics().fileBytes) ?? 0
-        self.replica = replica
+    init(_ opened: consuming OpenedStore, shared: SharedState, lane: (any PeerLane)?, mark: RepairMark, options: ReplicaService.Options, logger: Logger) {
+        disk = opened.disk
+        records = opened.records
+        places = opened.places
+        anchor = opened.anchor
+        standing = opened.replica.raft.standing
+        databaseBytes = (try? opened.records.statistics().fileBytes) ?? 0
+        replica = opened.replica
         self.shared = shared
-        self.disk = disk
-        self.records = records
-        self.anchor = anchor
+        self.lane = lane
+        self.mark = mark
         self.options = options
         self.logger = logger
         hub = WatchHub(eventsMax: options.watcherEventsMax)
@@ -66,7 +79,8 @@ final class ReplicaThread: @unchecked Sendable {
         nextTick = now + options.tickMilliseconds
         publishKeys()
         handle(.time(now))
-        handle(.campaign)
+        publishMembers()
+        if replica.isClustered { publishStatus(hasBegun: true) } else { handle(.campaign) }
         while !hasEnded { turn(next()) }
         end()
     }
@@ -91,10 +105,16 @@ final class ReplicaThread: @unchecked Sendable {
         if let failure = mail.failure { fail(failure) }
         if let wanted = mail.ending { begin(wanted) }
         propose(mail.requests) // (2)
-        for (stored, anchor) in mail.logged { // (3)
+        flushOutbox()
+        for (stored, anchor, afterwards, beginning) in mail.logged { // (3)
             self.anchor = anchor
+            guard beginning == beginnings else { continue }
             handle(.logged(stored))
+            outbox.append(contentsOf: afterwards)
         }
+        if !mail.received.isEmpty { handle(.received(mail.received)) }
+        for order in mail.peerOrders { carryOut(order) }
+        for installation in mail.installations { install(installation) }
         ask(mail.requests)
         for (sink, ticket, error) in mail.rejected { desk.tell(sink, ticket, .failure(error)) }
         for index in mail.stored { stored(through: index) }
@@ -102,6 +122,8 @@ final class ReplicaThread: @unchecked Sendable {
         for call in mail.calls { call(replica.store) }
         let isTickDue = now >= nextTick
         if isTickDue { tick() } // (4)
+        if let leaving { leaveService(leaving) }
+        flushOutbox()
         hub.answerProgress(revision: replica.store.revision)
         deliver() // (5)
         if hub.canCatchUp {
@@ -142,6 +164,7 @@ final class ReplicaThread: @unchecked Sendable {
         watchSpace()
         handle(.tick)
         hub.tick(revision: replica.store.revision, now: now)
+        tickTransfers()
     }
 
     /// Growing commands are refused while the log has no room to go on, or the records have none: what is left is for those that give room back.
@@ -173,18 +196,22 @@ final class ReplicaThread: @unchecked Sendable {
 
     // MARK: - Effects
 
-    private func handle(_ event: consuming Event) {
+    func handle(_ event: consuming Event) {
         guard failure == nil else { return }
         replica.handle(event, into: &effects)
         for effect in effects.take() { perform(effect) }
     }
 
-    private func perform(_ effect: Effect) {
+    func perform(_ effect: Effect) {
         switch effect {
-        case .persist(let entries, let state, let afterwards, let stored):
-            precondition(afterwards.isEmpty, "a single member has nobody to answer")
-            persist(entries, state, stored)
-        case .send: preconditionFailure("a single member has nobody to send to")
+        case .persist(let entries, let state, let afterwards, let stored): persist(entries, state, afterwards, stored)
+        case .send(let messages): outbox.append(contentsOf: messages)
+        case .restartLog(let position): restartLog(after: position)
+        case .snapshotWanted(let member): sendSnapshot(to: member)
+        case .replaced: shared.overlay.removeAll()
+        case .membersChanged: publishMembers()
+        case .outOfService(let reason): leaving = reason
+        case .repaired: endRepair()
         case .written(let records): shared.overlay.insert(records)
         case .keysChanged: publishKeys()
         case .answer(let replies):
@@ -195,21 +222,22 @@ final class ReplicaThread: @unchecked Sendable {
         case .store(let checkpoint): store(checkpoint)
         case .standing(let standing):
             self.standing = standing
+            answerTransfers()
             logger.debug("standing", metadata: ["position": "\(standing.position)", "term": "\(standing.term)"])
         case .cutLog(let index): disk.cut(before: index)
         case .halt(let reason): fail(reason)
         }
     }
 
-    private func persist(_ entries: [Entry], _ state: HardState?, _ stored: Raft.Stored) {
+    private func persist(_ entries: [Entry], _ state: HardState?, _ afterwards: [PeerMessage], _ stored: Raft.Stored) {
         let batch = LogBatch(
             entries: entries.map { LogEntry(index: $0.index, term: $0.term, isMembership: $0.kind == .membership, payload: $0.payload) },
             state: state.map { LogState(term: $0.term, vote: $0.vote, commit: $0.commit) })
-        let mailbox = shared.mailbox
+        let mailbox = shared.mailbox, beginning = beginnings
         disk.append(batch) { result in
             mailbox.change { mailbox in
                 switch result {
-                case .success(let anchor): mailbox.mail.logged.append((stored, anchor))
+                case .success(let anchor): mailbox.mail.logged.append((stored, anchor, afterwards, beginning))
                 case .failure(let failure): mailbox.mail.failure = mailbox.mail.failure ?? "the log: \(failure)"
                 }
             }
@@ -254,7 +282,7 @@ final class ReplicaThread: @unchecked Sendable {
     // MARK: - Failing and ending
 
     /// Fail-stop: nothing is acknowledged any more, by anyone's mistake neither.
-    private func fail(_ reason: String) {
+    func fail(_ reason: String) {
         guard failure == nil else { return }
         failure = reason
         logger.critical("the store has stopped: storage failed", metadata: ["reason": "\(reason)"])
@@ -295,6 +323,13 @@ final class ReplicaThread: @unchecked Sendable {
         }
         for call in last.calls { call(replica.store) }
         deliver()
+        for (_, source) in sources { source.ended(installed: false) }
+        for installation in last.installations {
+            installation.lane.close()
+            installation.completion(.unavailable(failure ?? reason))
+        }
+        for transfer in transfers { transfer.completion(.unavailable(failure ?? reason)) }
+        for case .transfer(_, let completion) in last.peerOrders { completion(.unavailable(failure ?? reason)) }
         disk.close()
         records.close()
         publishStatus(hasStopped: true)
@@ -304,9 +339,9 @@ final class ReplicaThread: @unchecked Sendable {
 
     func version(of key: Bytes) -> KeyVersion? { replica.store.version(of: key) }
 
-    private func publishKeys() { shared.keys.withLock { $0 = replica.store.keys } }
+    func publishKeys() { shared.keys.withLock { $0 = replica.store.keys } }
 
-    private func publishStatus(hasStopped: Bool = false) {
+    private func publishStatus(hasStopped: Bool = false, hasBegun: Bool = true) {
         let condition: ReplicaStatus.Condition =
             if let failure { .failed(failure) } else if hasStopped { .stopped } else if standing.leader != nil { .running } else { .starting }
         var status = ReplicaStatus(
@@ -316,6 +351,16 @@ final class ReplicaThread: @unchecked Sendable {
             databaseBytes: databaseBytes, keys: Int(replica.store.liveKeyCount), leases: replica.store.leaseCount,
             watches: hub.count, watchesCatchingUp: hub.countBehind, proposalsInFlight: 0, proposalBytesInFlight: 0)
         status.hasSpace = !isSpaceShort
+        status.hasBegun = hasBegun
+        status.isClustered = replica.isClustered
+        if replica.isClustered {
+            status.isLearner = replica.raft.membership.isLearner(replica.member)
+            status.outOfService = replica.isOutOfService
+            status.progress = replica.raft.progress.filter { $0.member != replica.member }.map {
+                PeerProgress(member: $0.member, match: $0.match, isActive: $0.isActive)
+            }
+        }
+        status.alarms = replica.store.members.alarms
         shared.status.change { $0 = status }
     }
 }

@@ -100,6 +100,18 @@ package struct ReplicaStatus: Hashable, Sendable {
     package var databaseBytes: Int
     /// False: the disk is full, and what grows the store is refused with `.noSpace`.
     package var hasSpace = true
+    /// A member of several, or of a cluster it does not know yet.
+    package var isClustered = false
+    package var isLearner = false
+    /// Why this member answers nothing, though it runs: it differs from the others, or is being repaired.
+    package var outOfService: String?
+    /// Entries that are committed and not applied here; of a leader that hears of a follower that is behind, see `progress`.
+    package var lag: UInt64 { commitIndex - appliedIndex }
+    /// As the leader sees the others: up to which entry they hold the log.
+    package var progress: [PeerProgress] = []
+    package var alarms: [Alarm] = []
+    /// The thread has made its first turn.
+    var hasBegun = false
     package var keys: Int
     package var leases: Int
     package var watches: Int
@@ -107,4 +119,11 @@ package struct ReplicaStatus: Hashable, Sendable {
     package var watchesCatchingUp: Int
     package var proposalsInFlight: Int
     package var proposalBytesInFlight: Int
+}
+
+package struct PeerProgress: Hashable, Sendable {
+    package var member: MemberID
+    package var match: LogIndex
+    package var isActive: Bool
+    package init(member: MemberID, match: LogIndex, isActive: Bool) { self.member = member; self.match = match; self.isActive = isActive }
 }

@@ -143,6 +143,16 @@ struct WatchHub {
         }
     }
 
+    /// The store jumped from `revision` to a later one: what lies between is told from history.
+    mutating func fallBehind(after revision: Int64) {
+        for id in watches.keys.sorted() {
+            guard let watch = watches[id], watch.isLive else { continue }
+            watches[id]?.isLive = false
+            watches[id]?.next = max(watch.next, revision + 1)
+            behind.append(id)
+        }
+    }
+
     // MARK: - Progress
 
     /// Answers requests whose watches are all live; a request that names none is answered too.

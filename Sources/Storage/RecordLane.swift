@@ -240,6 +240,12 @@ package final class RecordLane: Sendable {
         return try state.get()
     }
 
+    /// All of it as of now, to be read at leisure on another thread. It must be closed before the lane is.
+    package func snapshot() throws(StorageFailure) -> RecordSnapshot { try RecordSnapshot(database, codecs.take()) }
+    static func appliedState(
+        _ transaction: Database.Transaction, _ meta: Database.Table, _ codec: RecordCodec
+    ) throws(StorageFailure) -> AppliedState? { try RecordThread.state(transaction, meta, codec) }
+
     package func statistics() throws(StorageFailure) -> RecordStatistics { try database.statistics() }
 }
 

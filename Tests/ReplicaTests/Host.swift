@@ -89,7 +89,8 @@ struct Host: ~Copyable {
             case .store(let checkpoint): checkpoints.append(checkpoint)
             case .cutLog(let index): log.entries.removeAll { $0.index < index }
             case .halt(let reason): halted = reason
-            case .keysChanged, .compacted, .standing: break
+            case .keysChanged, .compacted, .standing, .membersChanged: break
+            case .restartLog, .snapshotWanted, .replaced, .outOfService, .repaired: Issue.record("a single member has no use for \(effect)")
             }
         }
     }
