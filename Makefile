@@ -17,7 +17,7 @@ build: setup-build
 
 # Cores first, side by side. Then what works with threads, sockets, mounts and real programs: one test at a time, each
 # folder in a process of its own, so that none of them waits for another one's event loops.
-CORES = Basics|SecretMemory|Raft|WriteAheadLog|MVCC|Replica|Sealing|FileSealing|Resources|Access|Mounts|Audit|Certificates|NodeProtocol|EtcdProtocol|ObjectStore|APIClient|Commands|Simulation|Tidy
+CORES = Basics|SecretMemory|Raft|WriteAheadLog|MVCC|Replica|Sealing|FileSealing|Resources|Access|Mounts|Audit|Certificates|NodeProtocol|EtcdProtocol|ObjectStore|APIClient|Commands|Histories|Simulation|Tidy
 SHELLS = Storage ReplicaService Peers Barrier KeyVault Coffer RPC EtcdServer CofferClient APIServer StatusServer NodeAgent Conformance Differential
 TEST = timeout --kill-after=10 900 swift test --skip-build
 
