@@ -3,7 +3,7 @@ import Dispatch
 import Glibc
 import Synchronization
 
-package enum AuditError: Error, Hashable, Sendable {
+package enum AuditError: Error, Hashable, Sendable, CustomStringConvertible {
     /// More records wait than may: the request is to be refused, not carried out unseen.
     case overloaded
     /// Another process, or another log of this one, writes the file.
@@ -11,6 +11,15 @@ package enum AuditError: Error, Hashable, Sendable {
     /// The file could not be opened, written or made durable: `what` failed with this errno.
     case failed(String, errno: Int32)
     case closed
+
+    package var description: String {
+        switch self {
+        case .overloaded: "too many audit records wait"
+        case .inUse: "the audit file is in use by another process: name another one with --audit-log"
+        case .failed(let what, let code): "the audit file: \(what) failed: \(unsafe String(cString: strerror(code)))"
+        case .closed: "the audit trail is closed"
+        }
+    }
 }
 
 /// How many records a log had accepted when it accepted this one: what `AuditLog.durable` is compared with.
