@@ -17,19 +17,15 @@ package final class Subprocess: Sendable {
     package let logPath: String
     private let ending_ = Mutex<Ending?>(nil)
 
-    /// `output` nil is a file named after the program; a descriptor is passed on, and stays the caller's to close.
-    package init(_ program: String, _ arguments: [String], environment: [String: String] = [:], folder: String, output: Int32? = nil) throws {
+    /// Prints into a file named after the program; errors go to a descriptor instead, if one is given, which stays the caller's to close.
+    package init(_ program: String, _ arguments: [String], environment: [String: String] = [:], folder: String, errors: Int32? = nil) throws {
         logPath = folder + "/" + (program as NSString).lastPathComponent + ".log"
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }
         posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
-        if let output {
-            posix_spawn_file_actions_adddup2(&actions, output, 1)
-        } else {
-            posix_spawn_file_actions_addopen(&actions, 1, logPath, O_WRONLY | O_CREAT | O_APPEND, 0o600)
-        }
-        posix_spawn_file_actions_adddup2(&actions, 1, 2)
+        posix_spawn_file_actions_addopen(&actions, 1, logPath, O_WRONLY | O_CREAT | O_APPEND, 0o600)
+        posix_spawn_file_actions_adddup2(&actions, errors ?? 1, 2)
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }

@@ -142,7 +142,7 @@ package enum Checks {
 
     package static func watch(_ observation: Observation, _ ledger: Ledger) -> [Violation] {
         var violations: [Violation] = [], seen: Set<Change> = []
-        var last: Int64 = 0
+        var last: Int64 = 0, cursor = 0
         // From now on: the first word names the revision it begins after.
         let after = observation.after > 0 ? observation.after : observation.told.first?.revision ?? 0
         let everTold = Set(observation.told.flatMap(\.changes))
@@ -156,9 +156,13 @@ package enum Checks {
             if revisions != revisions.sorted() || (revisions.first ?? .max) < last { violations.append(Violation(.watchOrdered, "\(revisions) after \(last)")) }
             if let first = revisions.first, first == last { violations.append(Violation(.watchAtomic, "revision \(first) was told in two parts")) }
             last = max(last, revisions.last ?? 0)
-            // All up to here was told.
-            let due = ledger.changes.filter { $0.revision > after && $0.revision <= told.revision && observation.scope.contains($0.key) }
-            let missing = due.filter { !seen.contains($0) }
+            // All up to here was told; what was due before was looked at before.
+            var missing: [Change] = []
+            while cursor < ledger.changes.count, ledger.changes[cursor].revision <= told.revision {
+                let change = ledger.changes[cursor]
+                if change.revision > after, observation.scope.contains(change.key), !seen.contains(change) { missing.append(change) }
+                cursor += 1
+            }
             if let first = missing.first {
                 // Never told is a gap; told too late is a word given too early, or a revision in parts.
                 let rule: Violation.Rule = !everTold.contains(first) ? .watchReliable : told.changes.isEmpty ? .progressIsBehind : .watchAtomic

@@ -3,6 +3,8 @@
 /// Invariant: `changes` ascend by revision, else `violations` says so.
 package struct Ledger: Sendable {
     package let changes: [Change]
+    /// All that ever were, in order.
+    package let keys: [String]
     /// Per key, ascending; `nil` after a delete.
     private let histories: [String: [(revision: Int64, version: Version?)]]
     private let byRevision: [Int64: [Change]]
@@ -30,11 +32,11 @@ package struct Ledger: Sendable {
         }
         self.changes = changes
         self.histories = histories
+        keys = histories.keys.sorted()
         self.violations = violations
         byRevision = Dictionary(grouping: changes, by: \.revision)
     }
 
-    package var keys: [String] { histories.keys.sorted() }
     package var revisions: [Int64] { byRevision.keys.sorted() }
     package func changes(at revision: Int64) -> [Change] { byRevision[revision] ?? [] }
 
