@@ -101,6 +101,8 @@ library("Faults", External.core, External.posix, tests: nil)
 library("Histories")
 library("CofferClient", "EtcdClient", "EtcdProtocol", "RPC", "Certificates", "SecretMemory", "Basics", External.core, External.posix, External.ssl,
         tests: ["Faults", "EtcdServer", "Barrier", "ReplicaService", "Storage", External.logging])
+library("Torture", "Faults", "Histories", "CofferClient", "EtcdClient", "EtcdProtocol", "Certificates", "Basics", External.core, External.posix)
+executable("coffer-torture", "Torture", "Faults", External.arguments)
 executable("cofferd", "EtcdServer", "APIServer", "KeyVault", "Barrier", "Sealing", "Audit", "Resources", "Certificates", "RPC", "CLinux", "Basics",
            External.arguments, External.logging, External.lifecycle, External.unixSignals, External.posix, External.core, External.ssl)
 executable("coffer-agent", "NodeAgent", "NodeProtocol", "Mounts", External.arguments, External.logging, External.unixSignals)
