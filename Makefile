@@ -3,10 +3,12 @@
 # make bench measures beside Debian's etcd and bare libsodium
 # make differential [SEQUENCES=100000] [SEED=1] asks Debian's etcd and a release build the same random requests
 # make bitrot changes every byte of a data directory in turn (hours); make test takes a sample of both
+# make simulate runs clusters from seeds, deterministically: exits 0 only if no promise was broken (WORLD=raft STEPS=1000000 FROM=1 narrow it)
+# make mutants shows for every deliberate bug, compiled into a build of its own, whether the simulator catches it
 SWIFT_BUILD = swift build --explicit-target-dependency-import-check error
 SHELL = /bin/bash
 
-.PHONY: run test differential bitrot bench build setup-build setup-test setup-bench clean
+.PHONY: run test simulate mutants differential bitrot bench build setup-build setup-test setup-bench clean
 run: build
 	@ONCE=$(ONCE) examples/one-node/run
 
@@ -36,6 +38,14 @@ differential: setup-test build
 bitrot: setup-test
 	COFFER_ONLY=Barrier $(SWIFT_BUILD) --build-tests
 	COFFER_ONLY=Barrier COFFER_BITROT=all swift test --skip-build --filter '^BarrierTests\.BitRotTests'
+
+simulate: setup-build
+	$(SWIFT_BUILD) -c release --product simulate
+	.build/release/simulate $(if $(WORLD),--world $(WORLD)) $(if $(STEPS),--steps $(STEPS)) $(if $(FROM),--from $(FROM))
+
+mutants: setup-build
+	COFFER_MUTANTS=1 $(SWIFT_BUILD) --scratch-path .build/mutants -c release --product simulate
+	.build/mutants/release/simulate --mutants
 
 bench: setup-bench build
 	COFFER_BENCHMARKS=1 $(SWIFT_BUILD) -c release --product coffer-bench
