@@ -13,6 +13,7 @@ import Basics
 extension Raft {
     mutating func restartElectionTimer() {
         electionElapsed = 0
+        wantsToCampaign = false
         electionTimeout = configuration.electionTicks + Int(generator.next() % UInt64(configuration.electionTicks))
     }
 
@@ -25,12 +26,14 @@ extension Raft {
             vote = nil
         }
         role = .follower(leader: newLeader)
+        farewell = .max
         restartElectionTimer()
     }
 
     /// A member with a committed change of membership that it has not applied may believe in a quorum that is none any more.
     var canCampaign: Bool {
-        membership.isVoter(member) && !isQuarantined && (!log.hasChange(after: adopted, through: log.committed) || Mutant.isActive(.campaignWithUnappliedChange)) && (!mayHavePromised || isAlone)
+        membership.isVoter(member) && !isQuarantined && (promisedTicks == 0 || isAlone)
+            && (!log.hasChange(after: adopted, through: log.committed) || Mutant.isActive(.campaignWithUnappliedChange))
     }
 
     /// Asks whether an election could be won, without disturbing anyone's term.
@@ -38,7 +41,7 @@ extension Raft {
         guard !isLeader else { return }
         guard canCampaign else {
             // At the first tick at which it can.
-            electionElapsed = max(electionElapsed, electionTimeout)
+            wantsToCampaign = true
             return
         }
         refuseForwardedReads()
@@ -114,7 +117,8 @@ extension Raft {
         guard message.term > 0, message.from != member, message.to == member else { return }
         // True whatever the term.
         if case .committed(let position) = message.body {
-            if !isLeader, log.agrees(with: position) || (Mutant.isActive(.committedWithoutAgreement) && position.index <= log.last.index) { log.commit(through: position.index) }
+            let agrees = log.agrees(with: position) || (Mutant.isActive(.committedWithoutAgreement) && position.index <= log.last.index)
+            if !isLeader, agrees { log.commit(through: position.index) }
             return
         }
         if message.term > term {
@@ -134,7 +138,7 @@ extension Raft {
             guard follow(message.from) else { return }
             // The leader never says more than what it knows to agree here.
             log.commit(through: min(commit, log.last.index))
-            outbox.append(send(.heartbeatResponse(readSequence: readSequence), to: message.from))
+            answer(.heartbeatResponse(readSequence: readSequence), about: 0, to: message.from)
         case .heartbeatResponse(let readSequence):
             lead { leadership, raft in raft.heartbeatAnswered(readSequence, by: message.from, &leadership) }
         case .readRequest(let request): answerReadRequest(request, of: message.from)
@@ -165,7 +169,7 @@ extension Raft {
     }
 
     /// §6 of the dissertation, "disruptive servers": who hears a leader ignores candidates.
-    private var hearsLeader: Bool { (leader != nil || mayHavePromised) && electionElapsed < configuration.electionTicks }
+    private var hearsLeader: Bool { promisedTicks > 0 || (leader != nil && electionElapsed < configuration.electionTicks) }
 
     /// False: the message is to be ignored.
     private mutating func admitHigherTerm(_ message: Message) -> Bool {

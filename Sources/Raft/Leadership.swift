@@ -68,8 +68,9 @@ extension Raft {
     mutating func broadcastHeartbeats(_ leadership: inout Leadership) {
         leadership.heartbeatElapsed = 0
         for position in leadership.progress.indices where leadership.progress[position].member != member {
-            outbox.append(send(.heartbeat(commit: Mutant.isActive(.heartbeatCommitNotClamped) ? log.committed : min(leadership.progress[position].match, log.committed),
-                                          readSequence: leadership.reads.sequence), to: leadership.progress[position].member))
+            let match = Mutant.isActive(.heartbeatCommitNotClamped) ? log.committed : leadership.progress[position].match
+            outbox.append(send(.heartbeat(commit: min(match, log.committed), readSequence: leadership.reads.sequence),
+                               to: leadership.progress[position].member))
         }
     }
 

@@ -14,7 +14,8 @@ package import Basics
 /// - `learnersNext` are voters of `outgoing` that become learners on leaving: nobody is voter and learner at one time.
 /// - `autoLeave`: the leader leaves the joint membership by itself, as soon as it is adopted.
 ///
-/// Invariants: learners and voters of either side are disjoint; `learnersNext` ⊆ `outgoing`; not joint ⇒ `learnersNext` empty, no `autoLeave`.
+/// Invariants: learners and voters of either side are disjoint; `learnersNext` ⊆ `outgoing`;
+/// not joint ⇒ `learnersNext` empty, no `autoLeave`.
 package struct Membership: Hashable, Sendable {
     package private(set) var voters: Majority
     package private(set) var outgoing = Majority([])

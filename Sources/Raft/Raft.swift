@@ -136,7 +136,11 @@ package struct Raft: Sendable {
     var role = Role.follower(leader: nil)
     package internal(set) var isQuarantined = false
     /// Where leases count, a restarted member may have promised a leader to be deaf: it is, for an election timeout.
-    private(set) var mayHavePromised: Bool
+    private(set) var promisedTicks: Int
+    /// A leader that is no voter steps down when this entry is committed: from then on, those who vote know that they do.
+    var farewell = LogIndex.max
+    /// It was told to, and could not yet.
+    var wantsToCampaign = false
     /// Ticks since this member last heard from a leader, gave its vote, or (leading) checked its quorum.
     var electionElapsed = 0
     var electionTimeout = 0
@@ -167,7 +171,7 @@ package struct Raft: Sendable {
         forwarded = ForwardedReads(firstRequest: generator.next())
         persistedState = state
         durableTerm = state.term
-        mayHavePromised = configuration.leaseReads && term > 0
+        promisedTicks = configuration.leaseReads && term > 0 ? configuration.electionTicks : 0
         toldStanding = Standing(position: .follower, term: term, leader: nil)
         restartElectionTimer()
     }
@@ -199,7 +203,7 @@ package struct Raft: Sendable {
     package mutating func step(_ event: consuming Event, into effects: inout [Effect]) {
         switch event {
         case .tick: tick()
-        case .campaign: campaign()
+        case .campaign: if membership.isVoter(member) { campaign() }
         case .propose(let payloads): propose(payloads)
         case .change(let payload): change(payload)
         case .read(let context): read(context)
@@ -224,6 +228,7 @@ package struct Raft: Sendable {
 
     /// Turns what the event left behind into effects: word of leadership first, then the write, then what may be sent at once.
     mutating func finish(into effects: inout [Effect]) {
+        if log.committed >= farewell { abdicate() }
         let standing = standing
         if standing != toldStanding {
             toldStanding = standing
@@ -251,13 +256,13 @@ package struct Raft: Sendable {
 
     private mutating func tick() {
         electionElapsed += 1
-        if electionElapsed >= configuration.electionTicks { mayHavePromised = false }
+        promisedTicks = max(0, promisedTicks - 1)
         if isLeader { return tickAsLeader() }
         tickForwardedReads()
-        guard electionElapsed >= electionTimeout else { return }
+        guard electionElapsed >= electionTimeout || wantsToCampaign else { return }
         if canCampaign {
             campaign()
-        } else if leader != nil {
+        } else if leader != nil, electionElapsed >= electionTimeout {
             // It cannot stand itself; but whom it heard last does not lead any more, as far as it can tell.
             becomeFollower(term: term, leader: nil)
         }

@@ -15,7 +15,12 @@ extension Raft {
         case .follower: break
         case .preCandidate, .candidate: if !new.isVoter(member) { becomeFollower(term: term, leader: nil) }
         case .leader:
-            if new.isVoter(member) { lead { leadership, raft in raft.takeEffect(new, &leadership) } } else { abdicate() }
+            // A leader that is removed, or made a learner, sees to it that a quorum of the others learns of that.
+            if !new.isVoter(member), farewell == .max {
+                farewell = log.last.index + 1
+                log.append(Entry(index: farewell, term: term, payload: []))
+            }
+            lead { leadership, raft in raft.takeEffect(new, &leadership) }
             leaveJointMembership()
         }
         finish(into: &effects)
@@ -37,9 +42,10 @@ extension Raft {
 
     private func refusalOfChange(isLeaving: Bool) -> Refusal? {
         guard case .leader(let leadership) = role else { return .notLeading }
-        if leadership.transfer != nil { return .transferring }
+        if leadership.transfer != nil || farewell != .max { return .transferring }
         // §4.1, and the correction of 2015: also one of an earlier leader, which this one may yet commit.
-        if (!Mutant.isActive(.twoChangesAtOnce) && log.hasChange(after: adopted, through: log.last.index)) || log.committed < leadership.firstIndex { return .changeUnderWay }
+        let isUnderWay = log.hasChange(after: adopted, through: log.last.index) && !Mutant.isActive(.twoChangesAtOnce)
+        if isUnderWay || log.committed < leadership.firstIndex { return .changeUnderWay }
         return membership.isJoint == isLeaving ? nil : .wrongMembership
     }
 

@@ -3,9 +3,11 @@ import Basics
 // §5.3: replication, as the leader and as its followers see it.
 extension Raft {
     mutating func propose(_ payloads: [Bytes]) {
-        guard case .leader(let leadership) = role else { return signals.append(.refused(count: payloads.count, because: .notLeading)) }
-        guard leadership.transfer == nil else { return signals.append(.refused(count: payloads.count, because: .transferring)) }
-        lead { leadership, raft in raft.append(payloads, .ordinary, &leadership) }
+        guard isLeader else { return signals.append(.refused(count: payloads.count, because: .notLeading)) }
+        lead { leadership, raft in
+            guard leadership.transfer == nil, raft.farewell == .max else { return raft.signals.append(.refused(count: payloads.count, because: .transferring)) }
+            raft.append(payloads, .ordinary, &leadership)
+        }
     }
 
     /// All or nothing. Something is always let in while nothing waits, however large it is.
@@ -17,7 +19,9 @@ extension Raft {
         leadership.uncommittedBytes += bytes
         let first = log.last.index + 1
         for payload in payloads { log.append(Entry(index: log.last.index + 1, term: term, kind: kind, payload: payload)) }
-        if Mutant.isActive(.leaderCountsBeforeDurable), let own = leadership.position(of: member) { leadership.progress[own].isDurable(through: log.last.index) }
+        if Mutant.isActive(.leaderCountsBeforeDurable), let own = leadership.position(of: member) {
+            leadership.progress[own].isDurable(through: log.last.index)
+        }
         signals.append(.accepted(first: first, count: payloads.count))
         broadcastAppends(&leadership)
     }
@@ -28,7 +32,9 @@ extension Raft {
         guard reached > committed, log.term(at: reached) == term || Mutant.isActive(.oldTermCommittedByCounting) else { return }
         log.commit(through: reached)
         // Only what this leader proposed was counted.
-        leadership.uncommittedBytes -= Mutant.isActive(.uncommittedNeverRefunded) ? 0 : log.payloadBytes(from: max(committed + 1, leadership.firstIndex), through: reached)
+        if !Mutant.isActive(.uncommittedNeverRefunded) {
+            leadership.uncommittedBytes -= log.payloadBytes(from: max(committed + 1, leadership.firstIndex), through: reached)
+        }
         if committed < leadership.firstIndex { beginWaitingReads(&leadership) }
         broadcastAppends(&leadership)
     }
@@ -97,7 +103,8 @@ extension Raft {
         leadership.progress[position].isActive = true
         leadership.progress[position].resume()
         if Mutant.isActive(.heartbeatCountsAsAppend) { confirmed(leadership.progress[position].next - 1, by: sender, &leadership) }
-        leadership.progress[position].readSequence = max(leadership.progress[position].readSequence, Mutant.isActive(.readContextReused) ? leadership.reads.sequence : readSequence)
+        let confirmed = Mutant.isActive(.readContextReused) ? leadership.reads.sequence : readSequence
+        leadership.progress[position].readSequence = max(leadership.progress[position].readSequence, confirmed)
         if leadership.progress[position].match < log.last.index || leadership.progress[position].isProbe {
             sendAppends(to: &leadership.progress[position], evenEmpty: true)
         }
@@ -123,8 +130,13 @@ extension Raft {
     }
 
     /// At once when all it depends on is durable already: this term, and the log up to `index`.
-    private mutating func answer(_ body: Message.Body, about index: LogIndex, to leader: MemberID) {
-        if (durableTerm == term && index <= log.durable) || Mutant.isActive(.answerBeforeDurable) { outbox.append(send(body, to: leader)) } else { afterwards.append(send(body, to: leader)) }
+    mutating func answer(_ body: Message.Body, about index: LogIndex, to leader: MemberID) {
+        let isDurable = durableTerm == term && index <= log.durable
+        if isDurable || Mutant.isActive(.answerBeforeDurable) {
+            outbox.append(send(body, to: leader))
+        } else {
+            afterwards.append(send(body, to: leader))
+        }
     }
 
     /// What a correct leader sends is; anything else is ignored.
