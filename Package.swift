@@ -78,7 +78,7 @@ library("RPC", "Basics", External.core, External.posix, External.http2, External
 library("FileSealing", "SecretMemory", "CSodium", "Basics", unsafe: true)
 library("Storage", "CLMDB", "WriteAheadLog", "MVCC", "FileSealing", "Basics", unsafe: true, tests: ["SecretMemory"])
 library("ReplicaService", "Replica", "Raft", "MVCC", "WriteAheadLog", "Storage", "FileSealing", "Basics", External.logging, tests: ["SecretMemory"])
-library("Peers", "Certificates", "Basics", External.crypto, External.core, External.posix, External.ssl, External.tls, External.logging, tests: [External.concurrency])
+library("Peers", "ReplicaService", "Replica", "MVCC", "Certificates", "Basics", External.crypto, External.core, External.posix, External.ssl, External.tls, External.logging, tests: [External.concurrency])
 library("Barrier", "ReplicaService", "MVCC", "Sealing", "FileSealing", "Storage", "SecretMemory", "Basics", External.logging, unsafe: true)
 library("ObjectStore", "Barrier", "Resources", "SecretMemory", "Basics")
 library("KeyVault", "Barrier", "Sealing", "SecretMemory", "Basics", External.logging)
@@ -103,7 +103,7 @@ library("CofferClient", "EtcdClient", "EtcdProtocol", "RPC", "Certificates", "Se
         tests: ["Faults", "EtcdServer", "Barrier", "ReplicaService", "Storage", External.logging])
 library("Torture", "Faults", "Histories", "CofferClient", "EtcdClient", "EtcdProtocol", "Certificates", "Basics", External.core, External.posix)
 executable("coffer-torture", "Torture", "Faults", External.arguments)
-executable("cofferd", "EtcdServer", "APIServer", "KeyVault", "Barrier", "Sealing", "Audit", "Resources", "Certificates", "RPC", "CLinux", "Basics",
+executable("cofferd", "EtcdServer", "APIServer", "KeyVault", "Peers", "Barrier", "ReplicaService", "MVCC", "Sealing", "Audit", "Resources", "Certificates", "RPC", "CLinux", "Basics",
            External.arguments, External.logging, External.lifecycle, External.unixSignals, External.posix, External.core, External.ssl)
 executable("coffer-agent", "NodeAgent", "NodeProtocol", "Mounts", External.arguments, External.logging, External.unixSignals)
 executable("cofferctl", "Commands")

@@ -29,11 +29,19 @@ package final class Barrier: Sendable {
         domains = KeyDomains(keyring: directory.keyring, now: now)
     }
 
-    /// Opens the keys of the replicated table. Once, before the first request.
-    func start() async throws(EtcdFailure) {
-        _ = try await ask(.readIndex)
-        try follow()
-        _ = try await dataKey(of: .plain)
+    /// Opens the keys of the replicated table. Once, before the first request. `waits`: as long as there is no leader, or none that answers.
+    func start(waits: Bool = false) async throws(EtcdFailure) {
+        while true {
+            do throws(EtcdFailure) {
+                _ = try await ask(.readIndex)
+                try follow()
+                _ = try await dataKey(of: .plain)
+                return
+            } catch {
+                guard waits, error.mayPass else { throw error }
+            }
+            try? await Task.sleep(for: .milliseconds(50))
+        }
     }
 
     package func status() -> ReplicaStatus { service.status() }
@@ -121,13 +129,25 @@ package final class Barrier: Sendable {
     }
     /// Straight into a response. `target` has room for `value.plaintextByteCount` bytes.
     package func open(_ value: SealedValue, storedKey: Bytes, into target: UnsafeMutableRawBufferPointer) throws(UnreadableValue) -> Int {
-        do { return try unsafe keyring.open(value, key: storedKey, into: target) } catch { throw UnreadableValue(reason: "\(error)") }
+        do { return try unsafe keyring.open(value, key: storedKey, into: target) } catch {
+            guard learns(from: error) else { throw UnreadableValue(reason: "\(error)") }
+            do { return try unsafe keyring.open(value, key: storedKey, into: target) } catch { throw UnreadableValue(reason: "\(error)") }
+        }
     }
     package func plaintext(of version: KeyVersion) throws(UnreadableValue) -> SecretValue {
         try plaintext(of: try sealedValue(of: version), storedKey: version.key)
     }
     func plaintext(of value: SealedValue, storedKey: Bytes) throws(UnreadableValue) -> SecretValue {
-        do { return SecretValue(try keyring.open(value, key: storedKey)) } catch { throw UnreadableValue(reason: "\(error)") }
+        do { return SecretValue(try keyring.open(value, key: storedKey)) } catch {
+            guard learns(from: error) else { throw UnreadableValue(reason: "\(error)") }
+            do { return SecretValue(try keyring.open(value, key: storedKey)) } catch { throw UnreadableValue(reason: "\(error)") }
+        }
+    }
+    /// A key that another member made is not open here yet. Its record is applied, since it is before any value under it: whether it opens now.
+    private func learns(from error: SealingError) -> Bool {
+        guard case .unknownKey = error else { return false }
+        do { try follow() } catch { return false }
+        return true
     }
 
     // MARK: Asking

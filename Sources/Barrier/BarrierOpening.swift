@@ -1,3 +1,4 @@
+package import Basics
 import Dispatch
 import Glibc
 package import Logging
@@ -6,21 +7,29 @@ import Sealing
 
 extension Barrier {
     /// Opens the store in `path`, or makes it, and unseals it with `seal`. Throws `DataDirectoryError`; nothing was changed then.
+    ///
+    /// A member of a cluster has a `lane` to the others, and returns when it has caught up with a leader. `founding`: whose the directory
+    /// becomes, if it is new. `connect` is called once the store is open, before anything is asked of the others.
     package static func open(
-        _ path: String, seal: SealSource, options: ReplicaService.Options = ReplicaService.Options(), logger: Logger = Logger(label: "coffer")
+        _ path: String, seal: SealSource, founding: NewMember? = nil, cluster: ClusterOpening = .alone, lane: (any PeerLane)? = nil,
+        options: ReplicaService.Options = ReplicaService.Options(), logger: Logger = Logger(label: "coffer"),
+        connect: @escaping @Sendable (KeyringID, ReplicaService) -> Void = { _, _ in }
     ) async throws -> Barrier {
         let (directory, service) = try await blocking {
-            let directory = try DataDirectory.open(path, seal: seal, now: wallMilliseconds())
+            let directory = try DataDirectory.open(path, seal: seal, founding: founding, now: wallMilliseconds())
             do {
-                return (directory, try ReplicaService.open(
-                    directory: path, fileKey: directory.fileKey, keyring: directory.keyring.id, member: directory.member, options: options, logger: logger))
+                let service = try ReplicaService.open(
+                    directory: path, fileKey: directory.fileKey, keyring: directory.keyring.id, member: directory.member, cluster: cluster, lane: lane,
+                    options: options, logger: logger)
+                connect(directory.keyring.id, service)
+                return (directory, service)
             } catch {
                 directory.unlock()
                 throw DataDirectoryError.storage("\(path): \(error)")
             }
         }
         let barrier = Barrier(service: service, directory: directory, now: wallMilliseconds)
-        do { try await barrier.start() } catch {
+        do { try await barrier.start(waits: lane != nil) } catch {
             await barrier.close()
             throw DataDirectoryError.storage("\(path): \(error)")
         }

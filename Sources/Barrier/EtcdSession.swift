@@ -104,6 +104,14 @@ package enum EtcdFailure: Error, Equatable, Sendable {
     case notLeader(MemberID?)
     case unavailable(String)
 
+    /// Whether asking again may be answered otherwise: there is no leader at the moment, or no word from it.
+    var mayPass: Bool {
+        switch self {
+        case .overloaded, .outcomeUnknown, .notLeader: true
+        case .refused, .unreadable, .noSpace, .unavailable: false
+        }
+    }
+
     package init(_ error: ReplicaError) {
         switch error {
         case .refused(let refusal): self = .refused(refusal)

@@ -47,6 +47,9 @@ extension DataDirectory {
         return Occupant(member: member, keyring: keyring, cluster: cluster?.cluster, name: cluster?.name)
     }
 
+    /// Whether it was laid down for a member of a cluster.
+    package static func isMembers(_ path: String) -> Bool { (try? SmallFile.read(path + "/cluster", bytesMax: 4096)) != nil }
+
     /// What other members are given: slots and wrapped roots, which open nothing without a slot's secret.
     package static func sealFile(of path: String) throws -> Bytes? { try SmallFile.read(path + "/seal", bytesMax: SealFile.fileBytesMax + 1) }
 

@@ -178,6 +178,7 @@ final class PeerLink: PeerSessionOwner, @unchecked Sendable {
             logger.log(level: failure == .closed ? .info : .warning, "no connection to a peer", metadata: ["reason": "\(failure)"])
         }
         if wasOpen { transport.isUnreachable(member) }
+        if case .refused(let refusal) = failure, refusal.reason == .removed { transport.isRemoved() }
         let pause = Int64.random(in: backoffMilliseconds / 2...backoffMilliseconds)
         backoffMilliseconds = min(backoffMilliseconds * 2, PeerLimits.backoffMillisecondsMax)
         eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(pause)) { self.connect() }

@@ -31,6 +31,8 @@ package protocol PeerReceiver: AnyObject, Sendable {
     /// The connection to it ended: what was sent last may be lost.
     func unreachable(_ member: MemberID)
     func reachable(_ member: MemberID)
+    /// The others say that this member has been removed.
+    func removed()
 }
 
 /// What members say to each other, over mutual TLS. Usable from any thread; nothing here blocks.
@@ -133,6 +135,7 @@ package final class PeerTransport: Sendable {
         receiver?.unreachable(member)
     }
 
+    func isRemoved() { receiver?.removed() }
     func isReachable(_ member: MemberID) { receiver?.reachable(member) }
     func isUnreachable(_ member: MemberID) { receiver?.unreachable(member) }
 

@@ -5,7 +5,7 @@ enum Environment {
     static let flags = [
         "name", "data-dir", "seal-key-file", "seal-passphrase-file", "pki-dir", "listen-client-urls", "advertise-client-urls", "listen-secrets-url",
         "cert-file", "key-file", "trusted-ca-file", "audit-log", "log-level", "event-loops",
-    ]
+    ] + ClusterOptions.environmentFlags
 
     /// `arguments` with what the environment adds; those of a subcommand other than serving are left alone.
     static func merged(_ arguments: [String], _ environment: [String: String] = ProcessInfo.processInfo.environment) -> [String] {

@@ -38,6 +38,7 @@ struct Serve: AsyncParsableCommand {
         guard let level = Logger.Level(rawValue: text) else { throw ValidationError("'\(text)' is no log level") }
         return level
     }) var logLevel = Logger.Level.notice
+    @OptionGroup(title: "Cluster") var cluster: ClusterOptions
     @Option(help: "Event loops of the etcd port.") var eventLoops = 1
     @Flag(help: "Leave pods without a node unbound.") var noScheduler = false
 
@@ -70,18 +71,18 @@ struct Serve: AsyncParsableCommand {
         }
     }
 
-    private var seal: SealSource {
+    var seal: SealSource {
         if let sealPassphraseFile { return .passphraseFile(path: sealPassphraseFile) }
         return .keyFile(path: sealKeyFile ?? trimmedDataDir + ".seal.key")
     }
-    private var trimmedDataDir: String { dataDir.count > 1 && dataDir.hasSuffix("/") ? String(dataDir.dropLast()) : dataDir }
+    var trimmedDataDir: String { dataDir.count > 1 && dataDir.hasSuffix("/") ? String(dataDir.dropLast()) : dataDir }
 
     /// (1) a look at the certificates, which changes nothing, (2) the store, (3) certificates, trail and keys, (4) the servers; each only after
     /// the one it needs, so that a start that is refused leaves nothing behind, and closed in the opposite order.
     private func serve(_ logger: Logger) async throws {
         let pkiPath = pkiDir ?? trimmedDataDir + ".pki"
         try Pki.check(path: pkiPath) // (1)
-        let barrier = try await Barrier.open(trimmedDataDir, seal: seal, logger: logger) // (2)
+        let (barrier, member) = try await openStore(logger) // (2)
         if !barrier.keyring.isLockedIntoMemory {
             logger.warning("keys are not locked into memory: they may be written to swap; raise RLIMIT_MEMLOCK, or run without swap")
         }
@@ -90,31 +91,38 @@ struct Serve: AsyncParsableCommand {
             pki = try Pki(path: pkiPath, secrets: listenSecretsUrl, extraNames: serverName)
             audit = try AuditLog(path: auditLog ?? trimmedDataDir + ".audit.log")
         } catch {
+            await member?.stop()
             await barrier.close()
             throw error
         }
         let vault = KeyVault(barrier: barrier, now: wallMilliseconds, logger: logger)
         await vault.start()
         do { // (4)
-            try await serve(barrier, vault, audit, pki, logger)
+            try await serve(barrier, member, vault, audit, pki, logger)
         } catch {
             logger.error("stopping", metadata: ["reason": "\(error)"])
-            await close(barrier, vault, audit)
+            await close(barrier, member, vault, audit)
             throw error
         }
-        await close(barrier, vault, audit)
+        await close(barrier, member, vault, audit)
     }
-    private func close(_ barrier: Barrier, _ vault: KeyVault, _ audit: AuditLog) async {
+    private func close(_ barrier: Barrier, _ member: RunningMember?, _ vault: KeyVault, _ audit: AuditLog) async {
         await vault.stop()
+        await member?.handOver(barrier)
         await barrier.close()
+        await member?.stop()
         try? audit.close()
     }
 
-    private func serve(_ barrier: Barrier, _ vault: KeyVault, _ audit: AuditLog, _ pki: Pki, _ logger: Logger) async throws {
+    private func serve(
+        _ barrier: Barrier, _ member: RunningMember?, _ vault: KeyVault, _ audit: AuditLog, _ pki: Pki, _ logger: Logger
+    ) async throws {
         let group = MultiThreadedEventLoopGroup(numberOfThreads: eventLoops)
         let identity = EtcdService.Identity(
-            clusterID: clusterID(barrier), memberID: barrier.memberID, name: name, clientURLs: [advertiseClientUrls ?? listenClientUrls.url])
-        let etcd = EtcdService(barrier: barrier, identity: identity, trail: FileTrail(log: audit, now: wallMilliseconds), logger: logger)
+            clusterID: member?.outcome.cluster ?? clusterID(barrier), memberID: barrier.memberID, name: name,
+            peerURLs: member?.outcome.peerURLs ?? [], clientURLs: [advertiseClientUrls ?? listenClientUrls.url])
+        let etcd = EtcdService(
+            barrier: barrier, identity: identity, control: ServiceControl(barrier.service), trail: FileTrail(log: audit, now: wallMilliseconds), logger: logger)
         let tls = listenClientUrls.isTLS ? try pki.etcdContext(certificate: certFile, key: keyFile, authority: trustedCaFile) : nil
         let server: Server
         do {
@@ -124,6 +132,7 @@ struct Serve: AsyncParsableCommand {
         var etcdAddress = listenClientUrls
         etcdAddress.port = server.port
         etcd.advertise([advertiseClientUrls ?? etcdAddress.url])
+        member?.publish(name: name, clientURLs: [advertiseClientUrls ?? etcdAddress.url], by: barrier)
 
         var configuration = APIServer.Configuration(
             host: listenSecretsUrl.host, port: listenSecretsUrl.port,

@@ -123,7 +123,7 @@ import Testing
         b.transport.membersChanged([])
         b.transport.membersChanged([a.address])
         try await eventually("b is told") { b.log.text.contains("member 2 has been removed from the cluster") }
-        #expect(!b.isConnected(to: a))
+        #expect(!b.isConnected(to: a) && b.receiver.state.withLock { $0.isRemoved })
         await a.transport.shutdown()
         await b.transport.shutdown()
     }
@@ -298,6 +298,7 @@ private final class BlockingReceiver: PeerReceiver {
     }
     func unreachable(_ member: MemberID) {}
     func reachable(_ member: MemberID) {}
+    func removed() {}
 }
 
 private struct MemoryStream: SnapshotStream {

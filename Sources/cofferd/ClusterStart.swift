@@ -1,0 +1,217 @@
+import ArgumentParser
+import Barrier
+import Basics
+import Certificates
+import Foundation
+import Logging
+import MVCC
+import NIOCore
+import NIOPosix
+import Peers
+import ReplicaService
+import Sealing
+import Synchronization
+
+/// Why a member does not start. Nothing was changed then.
+struct ClusterStartFailure: Error, CustomStringConvertible {
+    var description: String
+    init(_ description: String) { self.description = description }
+}
+
+/// How a member of a cluster comes up.
+///
+/// 1. It listens for its peers, so that those who start with it can ask it.
+/// 2. A data directory that is a member's already is opened as it is; flags about the beginning are passed over.
+/// 3. New: the ids follow from the flags. The member with the least id makes the seal file; the others ask for it, until they get it.
+///    Whoever finds that this very member took part before, and lost its directory, does not start: it may have voted.
+/// 4. Existing: the members there are tell who this one is (by its peer URLs), and give it the seal file.
+///
+/// Invariant: a member's directory is laid down with its id before its first message is sent.
+struct ClusterStart {
+    let options: ClusterOptions
+    let name: String
+    let dataDir: String
+    let transport: PeerTransport
+    let group: any EventLoopGroup
+    let responder: SeedResponder
+    let logger: Logger
+
+    struct Outcome {
+        /// `nil`: the directory is one already.
+        var founding: NewMember?
+        var opening: ClusterOpening
+        var cluster: UInt64
+        var member: MemberID
+        var peerURLs: [String]
+    }
+
+    private var eventLoop: any EventLoop { group.next() }
+    private static let askAgainMilliseconds = 200
+    private static let sayAgainSeconds: Double = 5
+
+    /// Steps 2 to 4.
+    func settle() async throws -> Outcome {
+        let advertised = try options.urls(options.initialAdvertisePeerUrls, of: "--initial-advertise-peer-urls")?.map(\.description)
+        if let occupant = try DataDirectory.occupant(of: dataDir) { return try restart(occupant, advertised) } // (2)
+        guard !options.forceNewCluster else { throw ClusterStartFailure("--force-new-cluster: \(dataDir) holds no member's data") }
+        guard let initial = try options.initial() else { throw ClusterStartFailure("--initial-cluster is missing, and \(dataDir) is no member's yet") }
+        guard let me = initial[name] else {
+            throw ClusterStartFailure("--name \(name) is not in --initial-cluster, which has \(initial.members.map(\.name).sorted().joined(separator: ", "))")
+        }
+        let urls = advertised ?? me.peerURLs
+        guard Set(urls) == Set(me.peerURLs) else {
+            throw ClusterStartFailure("--initial-cluster has \(name)=\(me.peerURLs.joined(separator: ",")), --initial-advertise-peer-urls \(urls.joined(separator: ","))")
+        }
+        switch options.initialClusterState {
+        case .new: return try await found(initial, me)
+        case .existing: return try await join(initial, me)
+        }
+    }
+
+    private func restart(_ occupant: DataDirectory.Occupant, _ advertised: [String]?) throws -> Outcome {
+        guard let cluster = occupant.cluster, let owner = occupant.name else {
+            throw ClusterStartFailure("\(dataDir) is of a store that was started alone, without --initial-cluster: it is no member of a cluster")
+        }
+        guard owner == name else { throw ClusterStartFailure("\(dataDir) belongs to member '\(owner)' of cluster \(String(cluster, radix: 16)); --name says '\(name)'") }
+        let initial = try options.initial()
+        if let initial, options.initialClusterState == .new, initial[name]?.id == occupant.member, initial.clusterID != cluster {
+            throw ClusterStartFailure(
+                "\(dataDir) belongs to cluster \(String(cluster, radix: 16)), --initial-cluster and its token describe cluster \(String(initial.clusterID, radix: 16))")
+        }
+        let urls = advertised ?? initial?[name]?.peerURLs ?? []
+        var opening = ClusterOpening.join
+        if options.forceNewCluster {
+            opening = .forceNew(ClusterMember(id: occupant.member, name: name, peerURLs: urls))
+        } else if let initial, initial.clusterID == cluster {
+            opening = .bootstrap(Self.founders(initial)) // stopped before the cluster was founded; passed over otherwise
+        }
+        return Outcome(founding: nil, opening: opening, cluster: cluster, member: occupant.member, peerURLs: urls)
+    }
+
+    // MARK: (3)
+
+    private func found(_ initial: InitialCluster, _ me: InitialCluster.Member) async throws -> Outcome {
+        let others = initial.members.filter { $0.id != me.id }
+        for facts in await facts(of: others.flatMap(\.peerURLs)) {
+            if let known = facts.members.first(where: { $0.id == me.id }), !known.clientURLs.isEmpty {
+                throw ClusterStartFailure(
+                    "member '\(name)' took part in cluster \(String(facts.cluster, radix: 16)) before, and \(dataDir) is empty: "
+                        + "remove it (members remove), add it again (members add), and start it with --initial-cluster-state existing")
+            }
+            guard me.id != initial.members[0].id else {
+                throw ClusterStartFailure("cluster \(String(facts.cluster, radix: 16)) runs already: this member would make a seal file of its own")
+            }
+        }
+        var new = NewMember(cluster: initial.clusterID, name: name, member: me.id, sealFile: nil)
+        if me.id != initial.members[0].id {
+            new.sealFile = try await sealFile(from: others.map { ($0.name, $0.peerURLs) }, bootstrap: initial.fingerprint)
+        }
+        return Outcome(founding: new, opening: .bootstrap(Self.founders(initial)), cluster: initial.clusterID, member: me.id, peerURLs: me.peerURLs)
+    }
+
+    private static func founders(_ initial: InitialCluster) -> [ClusterMember] {
+        initial.members.map { ClusterMember(id: $0.id, name: $0.name, peerURLs: $0.peerURLs) }
+    }
+
+    /// Whoever answers at once, once each.
+    private func facts(of urls: [String]) async -> [PeerFacts] {
+        await withTaskGroup(of: PeerFacts?.self) { tasks in
+            for text in urls {
+                guard let url = try? PeerURL(text) else { continue }
+                tasks.addTask { [transport, eventLoop] in
+                    guard let (answer, _) = try? await transport.ask(.facts, of: url, on: eventLoop) else { return nil }
+                    return try? PeerFacts(decoding: answer)
+                }
+            }
+            return await tasks.reduce(into: []) { found, facts in if let facts { found.append(facts) } }
+        }
+    }
+
+    private func sealFile(from members: [(name: String, urls: [String])], bootstrap: Bytes) async throws -> Bytes {
+        var said = Date.distantPast
+        while true {
+            var reasons: [String] = []
+            for member in members {
+                for text in member.urls {
+                    guard let url = try? PeerURL(text) else { continue }
+                    do { return try await transport.ask(.sealFile(bootstrap: bootstrap), of: url, on: eventLoop).answer } catch {
+                        if let refused = error as? PeerRequestRefused, refused.description.hasPrefix(SeedResponder.mismatch) {
+                            throw ClusterStartFailure("\(member.name) at \(text): \(refused)")
+                        }
+                        reasons.append("\(member.name): \(error)")
+                    }
+                }
+            }
+            if Date().timeIntervalSince(said) >= Self.sayAgainSeconds {
+                said = Date()
+                logger.notice("waiting for the cluster's seal file", metadata: ["asked": "\(reasons.joined(separator: "; "))"])
+            }
+            try await Task.sleep(for: .milliseconds(Self.askAgainMilliseconds))
+        }
+    }
+
+    // MARK: (4)
+
+    private func join(_ initial: InitialCluster, _ me: InitialCluster.Member) async throws -> Outcome {
+        let others = initial.members.filter { $0.id != me.id }
+        guard !others.isEmpty else { throw ClusterStartFailure("--initial-cluster names nobody but '\(name)': whom should it join?") }
+        let deadline = Date().addingTimeInterval(30)
+        var said = Date.distantPast
+        while true {
+            let answers = await facts(of: others.flatMap(\.peerURLs))
+            guard Set(answers.map(\.cluster)).count <= 1 else { throw ClusterStartFailure("--initial-cluster names members of different clusters") }
+            for facts in answers {
+                guard let known = facts.members.first(where: { Set($0.peerURLs) == Set(me.peerURLs) }) else { continue }
+                guard known.clientURLs.isEmpty else {
+                    throw ClusterStartFailure(
+                        "member \(String(known.id.rawValue, radix: 16)) took part before, and \(dataDir) is empty: remove it (members remove) and add it again")
+                }
+                let seal = try await sealFile(from: facts.members.filter { $0.id != known.id }.map { ($0.name, $0.peerURLs) }, bootstrap: [])
+                let new = NewMember(cluster: facts.cluster, name: name, member: known.id, sealFile: seal)
+                return Outcome(founding: new, opening: .join, cluster: facts.cluster, member: known.id, peerURLs: me.peerURLs)
+            }
+            let reason = answers.isEmpty ? "nobody of \(others.map(\.name).joined(separator: ", ")) answers"
+                : "cluster \(String(answers[0].cluster, radix: 16)) has no member at \(me.peerURLs.joined(separator: ",")): members add lets it in first"
+            guard Date() < deadline else { throw ClusterStartFailure(reason) }
+            if Date().timeIntervalSince(said) >= Self.sayAgainSeconds {
+                said = Date()
+                logger.notice("not yet a member", metadata: ["reason": "\(reason)"])
+            }
+            try await Task.sleep(for: .milliseconds(Self.askAgainMilliseconds))
+        }
+    }
+}
+
+/// Answers peers: before the store is open with the seal file, if it is there, and afterwards with who is in the cluster, too.
+final class SeedResponder: PeerResponder {
+    static let mismatch = "another initial cluster"
+    private struct State { var service: ReplicaService?; var cluster: UInt64 = 0 }
+    private let dataDir: String
+    private let fingerprint: Bytes?
+    private let state = Mutex(State())
+
+    init(dataDir: String, initial: InitialCluster?) {
+        self.dataDir = dataDir
+        fingerprint = initial?.fingerprint
+    }
+    func serve(_ service: ReplicaService, cluster: UInt64) { state.withLock { $0 = State(service: service, cluster: cluster) } }
+    func stop() { state.withLock { $0.service = nil } }
+
+    func respond(to request: PeerRequest, from peer: PeerGreeting) async throws -> Bytes {
+        switch request {
+        case .sealFile(let bootstrap):
+            if !bootstrap.isEmpty, let fingerprint, bootstrap != fingerprint {
+                throw PeerRequestRefused("\(Self.mismatch): --initial-cluster or --initial-cluster-token differ from those this member was started with")
+            }
+            guard let file = try DataDirectory.sealFile(of: dataDir) else { throw PeerRequestRefused("this member has no seal file yet") }
+            return file
+        case .facts:
+            let (service, cluster) = state.withLock { ($0.service, $0.cluster) }
+            guard let service else { throw PeerRequestRefused("this member has not started yet") }
+            let status = service.status()
+            return PeerFacts(cluster: cluster, member: status.member, leader: status.leader, members: service.members().map {
+                .init(id: $0.id, name: $0.name, peerURLs: $0.peerURLs, clientURLs: $0.clientURLs, isLearner: $0.isLearner)
+            }).encode()
+        }
+    }
+}

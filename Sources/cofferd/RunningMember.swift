@@ -1,0 +1,129 @@
+import Barrier
+import Basics
+import Certificates
+import Foundation
+import Logging
+import MVCC
+import NIOCore
+import NIOPosix
+import Peers
+import ReplicaService
+import Synchronization
+
+/// What a member of a cluster has running beside its store.
+final class RunningMember: Sendable {
+    let outcome: ClusterStart.Outcome
+    private let transport: PeerTransport
+    private let lane: ReplicaLane
+    private let responder: SeedResponder
+    private let group: MultiThreadedEventLoopGroup
+    private let logger: Logger
+    private let publishing = Mutex<Task<Void, Never>?>(nil)
+
+    init(
+        outcome: ClusterStart.Outcome, transport: PeerTransport, lane: ReplicaLane, responder: SeedResponder, group: MultiThreadedEventLoopGroup, logger: Logger
+    ) {
+        self.outcome = outcome; self.transport = transport; self.lane = lane; self.responder = responder; self.group = group; self.logger = logger
+    }
+
+    /// Tells the cluster who this member is and where its clients reach it; tries until it is heard.
+    func publish(name: String, clientURLs: [String], by barrier: Barrier) {
+        let member = outcome.member
+        let task = Task { [logger] in
+            while !Task.isCancelled {
+                if let known = barrier.service.members().first(where: { $0.id == member }), known.name == name, known.clientURLs == clientURLs { return }
+                do {
+                    _ = try await barrier.service.propose(.member(.publish(member, name: name, clientURLs: clientURLs)))
+                    logger.notice("member is known to the cluster", metadata: ["member": "\(String(member.rawValue, radix: 16))", "name": "\(name)"])
+                    return
+                } catch {
+                    logger.debug("member is not known to the cluster yet", metadata: ["reason": "\(error)"])
+                }
+                try? await Task.sleep(for: .milliseconds(200))
+            }
+        }
+        publishing.withLock { $0 = task }
+    }
+
+    /// A leader that goes says so, which spares the others an election timeout.
+    func handOver(_ barrier: Barrier) async {
+        publishing.withLock { $0?.cancel() }
+        let status = barrier.status()
+        guard status.leader == status.member else { return }
+        let reachable = Set(transport.linkStatus().filter(\.isOpen).map(\.member))
+        guard let next = barrier.service.members().first(where: { !$0.isLearner && $0.id != status.member && reachable.contains($0.id) }) else { return }
+        try? await barrier.service.transferLeadership(to: next.id)
+    }
+
+    func stop() async {
+        publishing.withLock { $0?.cancel() }
+        responder.stop()
+        await transport.shutdown()
+        try? await group.shutdownGracefully()
+    }
+}
+
+extension Serve {
+    /// Alone, unless the flags or the data directory say that it is a member of a cluster.
+    func openStore(_ logger: Logger) async throws -> (Barrier, RunningMember?) {
+        guard cluster.initialCluster != nil || DataDirectory.isMembers(trimmedDataDir) else {
+            guard !cluster.forceNewCluster else { throw ClusterStartFailure("--force-new-cluster: \(trimmedDataDir) is of no member of a cluster") }
+            return (try await Barrier.open(trimmedDataDir, seal: seal, logger: logger), nil)
+        }
+        let security = try PeerSecurity(cluster.files()), identity = security.current.identity
+        guard identity.isMember else { throw ClusterStartFailure("\(security.files.certificate) is no member's certificate: cofferctl certificates members makes them") }
+        guard identity.commonName == name else {
+            throw ClusterStartFailure("\(security.files.certificate) is the certificate of member '\(identity.commonName)'; --name says '\(name)'")
+        }
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+        let transport = PeerTransport(identity: PeerIdentity(name: name), security: security, group: group, logger: logger)
+        let responder = SeedResponder(dataDir: trimmedDataDir, initial: try cluster.initial())
+        do {
+            return try await openMember(transport, responder, group, logger)
+        } catch {
+            await transport.shutdown()
+            try? await group.shutdownGracefully()
+            throw error
+        }
+    }
+
+    private func openMember(
+        _ transport: PeerTransport, _ responder: SeedResponder, _ group: MultiThreadedEventLoopGroup, _ logger: Logger
+    ) async throws -> (Barrier, RunningMember) {
+        let start = ClusterStart(
+            options: cluster, name: name, dataDir: trimmedDataDir, transport: transport, group: group, responder: responder, logger: logger)
+        transport.attach(responder: responder)
+        let own = try cluster.urls(cluster.initialAdvertisePeerUrls, of: "--initial-advertise-peer-urls")
+            ?? cluster.initial()?[name]?.peerURLs.compactMap { text in try? PeerURL(text) } ?? []
+        let listening = try cluster.urls(cluster.listenPeerUrls, of: "--listen-peer-urls") ?? own
+        guard !listening.isEmpty else { throw ClusterStartFailure("--listen-peer-urls: where should this member listen for the others?") }
+        for url in listening {
+            do { _ = try await transport.listen(on: [url]) } catch { throw ListenFailure(url: url.description, reason: error) }
+        }
+        let outcome = try await start.settle()
+        try checkSharedSeal(outcome)
+        let lane = ReplicaLane(transport: transport, eventLoop: group.next(), logger: logger)
+        lane.whenRemoved {
+            logger.notice("this member has been removed from the cluster: it stops")
+            kill(getpid(), SIGTERM)
+        }
+        var options = ReplicaService.Options()
+        options.tickMilliseconds = Int64(cluster.heartbeatInterval)
+        options.electionTicks = cluster.electionTimeout / cluster.heartbeatInterval
+        let barrier = try await Barrier.open(
+            trimmedDataDir, seal: seal, founding: outcome.founding, cluster: outcome.opening, lane: lane, options: options, logger: logger
+        ) { keyring, service in
+            transport.identify(PeerIdentity(name: name, cluster: outcome.cluster, member: outcome.member, keyring: keyring, peerURLs: outcome.peerURLs))
+            lane.attach(service)
+            responder.serve(service, cluster: outcome.cluster)
+        }
+        return (barrier, RunningMember(outcome: outcome, transport: transport, lane: lane, responder: responder, group: group, logger: logger))
+    }
+
+    /// The members of a cluster open one seal: a key file that each made for itself would open nothing but its own.
+    private func checkSharedSeal(_ outcome: ClusterStart.Outcome) throws {
+        guard let founding = outcome.founding, founding.sealFile == nil, case .bootstrap(let members) = outcome.opening, members.count > 1,
+              case .keyFile(let path) = seal, !FileManager.default.fileExists(atPath: path) else { return }
+        throw ClusterStartFailure("the key file \(path) is not there. All members need the same: (umask 277; head -c 32 /dev/urandom > FILE), then a copy for each")
+    }
+}
