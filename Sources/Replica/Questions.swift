@@ -31,7 +31,7 @@ extension Question.Kind {
 
 extension Replica {
     mutating func ask(_ questions: [Question], into effects: inout EffectBuffer) {
-        if let unfitness { return effects.append(.answer(questions.map { Reply($0.ticket, .unavailable(unfitness)) })) }
+        if let unfit { return effects.append(.answer(questions.map { Reply($0.ticket, unfit) })) }
         let deadline = now + configuration.requestMilliseconds
         var asked: [Asked] = [], replies: [Reply] = []
         for question in questions {

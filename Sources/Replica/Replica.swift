@@ -162,6 +162,8 @@ package struct Replica: ~Copyable, Sendable {
     package var storedThrough: LogIndex { storedIndex }
     /// Why this member answers nothing; `nil` when it is well.
     package var isOutOfService: String? { unfitness }
+    /// What whoever asks is told meanwhile: that there is no leader, as long as that may pass.
+    var unfit: Outcome? { unfitness.map { repair == .none ? .unavailable($0) : .notLeader(nil) } }
     package var isRepairing: Bool { repair != .none }
     /// The members; the founders, as long as none of their words was applied; this member, where nobody has founded anything.
     package var members: [ClusterMember] {
@@ -246,7 +248,7 @@ package struct Replica: ~Copyable, Sendable {
     // MARK: - Proposing
 
     mutating func propose(_ proposed: [Proposal], into effects: inout EffectBuffer) {
-        if let unfitness { return effects.append(.answer(proposed.compactMap(\.ticket).map { Reply($0, .unavailable(unfitness)) })) }
+        if let unfit { return effects.append(.answer(proposed.compactMap(\.ticket).map { Reply($0, unfit) })) }
         let proposed = isSpaceShort ? withoutGrowing(proposed, into: &effects) : proposed
         guard !proposed.isEmpty else { return }
         guard raft.isLeader || !isClustered else { return forward(proposed, into: &effects) }

@@ -41,6 +41,8 @@ struct Mail {
     var received: [PeerMessage] = []
     var peerOrders: [PeerOrder] = []
     var installations: [Installation] = []
+    /// A reader found a record that is damaged.
+    var damage: String?
     var stored: [LogIndex] = []
     var watchOrders: [WatchOrder] = []
     var calls: [@Sendable (borrowing Store) -> Void] = []
@@ -49,7 +51,7 @@ struct Mail {
 
     var isEmpty: Bool {
         requests.isEmpty && rejected.isEmpty && logged.isEmpty && stored.isEmpty && watchOrders.isEmpty && calls.isEmpty
-            && received.isEmpty && peerOrders.isEmpty && installations.isEmpty && failure == nil && ending == nil
+            && received.isEmpty && peerOrders.isEmpty && installations.isEmpty && damage == nil && failure == nil && ending == nil
     }
 }
 

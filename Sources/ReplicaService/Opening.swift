@@ -25,14 +25,38 @@ struct RepairMark: Sendable {
     init(directory: String) { path = directory + "/repairing" }
 
     var isThere: Bool { access(path, F_OK) == 0 }
-    func set() throws(StorageFailure) {
+    /// The others must be a quorum without it, or nobody could make a learner of it: then what it holds is not to be given up.
+    static func canRepair(_ member: MemberID, among members: [ClusterMember]) -> Bool {
+        let voters = members.filter { !$0.isLearner }
+        return voters.count >= 3 || (!voters.isEmpty && !voters.contains { $0.id == member })
+    }
+
+    /// With the members that can help. One that is there already stays as it is.
+    func set(_ members: [ClusterMember]) throws(StorageFailure) {
         if isThere { return }
-        let files = PosixFileSystem()
-        let file = try files.open(path, creating: true)
+        let files = PosixFileSystem(), bytes = Command.member(.found(members)).encode()
+        let file = try files.open(path + ".new", creating: true)
         defer { file.close() }
+        let written: Result<Void, StorageFailure> = bytes.withUnsafeBytes { bytes in
+            do throws(StorageFailure) { return .success(try file.write(bytes, at: 0)) } catch { return .failure(error) }
+        }
+        try written.get()
         try file.synchronize()
+        try files.rename(path + ".new", to: path)
         try files.synchronizeDirectory(String(path.prefix(upTo: path.lastIndex(of: "/") ?? path.endIndex)))
     }
+    /// As far as they can be read.
+    var members: [ClusterMember] {
+        guard let file = try? PosixFileSystem().open(path, creating: false) else { return [] }
+        defer { file.close() }
+        guard let size = try? file.byteCount(), size <= Limits.peerMessageBytesMax else { return [] }
+        var bytes = Bytes(repeating: 0, count: size)
+        let read = bytes.withUnsafeMutableBytes { target in try? file.read(into: target, at: 0) }
+        guard read == size, case .member(.found(let members))? = try? Command(decoding: bytes) else { return [] }
+        return members
+    }
+    /// What a start that was cut short left of setting it.
+    func removeLeftovers() { unlink(path + ".new") }
     func clear() throws(StorageFailure) {
         guard isThere else { return }
         try PosixFileSystem().remove(path)
@@ -57,7 +81,9 @@ extension ReplicaService {
             let opened: OpenedStore
             do { opened = try opening.open() } catch where lane != nil && opening.isRepairable(error) {
                 logger.error("the store is damaged: it is fetched anew from the other members", metadata: ["damage": "\(error)"])
-                try opening.discard()
+                let known = opening.salvagedMembers()
+                guard RepairMark.canRepair(member, among: known) else { throw error }
+                try opening.discard(known)
                 opened = try opening.open()
             }
             return try ReplicaService(opened, member, lane, RepairMark(directory: directory), options, logger)
@@ -95,9 +121,25 @@ private struct Opening {
         }
     }
 
+    /// Who can help: as the records say, if they can be read, else as was said at the start.
+    func salvagedMembers() -> [ClusterMember] {
+        var store = Store()
+        let places = RecordPlaces(directory: directory + "/records", fileKey: fileKey, keyring: keyring, member: member)
+        if let records = try? places.open() {
+            // Records come first, and any of them may be the damaged one.
+            _ = try? records.restore(record: { _ in }, table: { row in if row.table == .members { try store.restore(table: row) } })
+            records.close()
+        }
+        if !store.members.members.isEmpty { return store.members.members }
+        if case .bootstrap(let founders) = cluster { return founders }
+        return []
+    }
+
     /// The mark first: a start that is cut short goes on with the repair.
-    func discard() throws {
-        try RepairMark(directory: directory).set()
+    func discard(_ known: [ClusterMember]) throws {
+        let mark = RepairMark(directory: directory)
+        mark.removeLeftovers()
+        try mark.set(known)
         for folder in ["log", "records"] {
             for name in try fileSystem.names(in: directory + "/" + folder) where name != "lock" && !name.hasPrefix("incoming-") {
                 try fileSystem.remove(directory + "/" + folder + "/" + name)
@@ -114,6 +156,12 @@ private struct Opening {
             var store = Store()
             let restored = try records.restore(record: { try store.restore($0) }, table: { try store.restore(table: $0) })
             try store.finishRestore(appliedIndex: restored?.applied ?? 0)
+            if case .forceNew(let survivor) = cluster {
+                // Durable before anything else: the next start, without the flag, must not count on the others again.
+                var kept = Applied()
+                store.keep(consensus: Membership(voters: [survivor.id]).encode(), into: &kept)
+                try SnapshotIntake.store(RecordBatch(applied: restored?.applied ?? 0, tables: kept.tables), in: records)
+            }
             let (disk, log) = try DiskLane.open(
                 directory: directory + "/log", fileKey: fileKey, keyring: keyring, member: member, anchor: restored?.anchor,
                 fileSystem: fileSystem, options: options.disk)
@@ -136,7 +184,8 @@ private struct Opening {
         let state = log.state.map { HardState(term: $0.term, vote: $0.vote, commit: $0.commit) } ?? HardState()
         var entries = log.entries.map { Entry(index: $0.index, term: $0.term, kind: $0.isMembership ? .membership : .ordinary, payload: $0.payload) }
         var beginning = log.beginning.map { EntryPosition(index: $0.index, term: $0.term) }
-        if let restored, restored.applied > 0, !Self.reaches(entries, beginning, restored) {
+        let isMembers = store.members.consensus != nil
+        if let restored, restored.applied > 0, isMembers, !Self.reaches(entries, beginning, restored) {
             // The records came as a snapshot, and the crash before the log could begin anew: it does so now.
             let position = EntryPosition(index: restored.applied, term: restored.appliedTerm)
             let done = Monitor<Result<LogAnchor, StorageFailure>?>(nil)
@@ -170,7 +219,11 @@ private struct Opening {
         case .join: membership = Membership()
         case .forceNew(let record): survivor = record
         }
-        if isRepairing { membership = Membership() }
+        if isRepairing {
+            membership = Membership()
+            let known = RepairMark(directory: directory).members
+            if !known.isEmpty { founders = known }
+        }
         var raft = Raft.Configuration(member: member, membership: membership, seed: generator.next())
         raft.electionTicks = options.electionTicks
         var configuration = Replica.Configuration(raft: raft)

@@ -201,7 +201,13 @@ package final class ReplicaService: Sendable {
         throw .unavailable("no value at revision \(revision.main)")
     }
     private func stored(_ revision: Revision) throws(ReplicaError) -> SealedValue? {
-        do { return try shared.records.read(revision) } catch { throw .unavailable("\(error)") }
+        do { return try shared.records.read(revision) } catch {
+            switch error {
+            case .damagedRecord, .damagedPage: shared.mailbox.change { $0.mail.damage = $0.mail.damage ?? "\(error)" }
+            default: break
+            }
+            throw .unavailable("\(error)")
+        }
     }
 
     /// Keeps what the versions known now hold readable; see `ReadPin`.

@@ -46,6 +46,8 @@ final class ReplicaThread: @unchecked Sendable {
     var beginnings: UInt64 = 0
     var ending: Mail.Ending?
     private var endingDeadline: Int64 = 0
+    /// What was applied when the end began: others may have more applied here, without end.
+    private var endingIndex: LogIndex = 0
 
     /// The frame of the log that was last durable.
     var anchor: LogAnchor?
@@ -115,6 +117,7 @@ final class ReplicaThread: @unchecked Sendable {
         if !mail.received.isEmpty { handle(.received(mail.received)) }
         for order in mail.peerOrders { carryOut(order) }
         for installation in mail.installations { install(installation) }
+        if let damage = mail.damage, replica.isClustered, standing.leader != nil { isWrong(damage) }
         ask(mail.requests)
         for (sink, ticket, error) in mail.rejected { desk.tell(sink, ticket, .failure(error)) }
         for index in mail.stored { stored(through: index) }
@@ -210,7 +213,7 @@ final class ReplicaThread: @unchecked Sendable {
         case .snapshotWanted(let member): sendSnapshot(to: member)
         case .replaced: shared.overlay.removeAll()
         case .membersChanged: publishMembers()
-        case .outOfService(let reason): leaving = reason
+        case .outOfService(let reason): isWrong(reason)
         case .repaired: endRepair()
         case .written(let records): shared.overlay.insert(records)
         case .keysChanged: publishKeys()
@@ -293,7 +296,10 @@ final class ReplicaThread: @unchecked Sendable {
 
     private func begin(_ wanted: Mail.Ending) {
         guard ending == nil || wanted == .abrupt else { return }
-        if ending == nil { endingDeadline = now + options.closingMillisecondsMax }
+        if ending == nil {
+            endingDeadline = now + options.closingMillisecondsMax
+            endingIndex = replica.store.appliedIndex
+        }
         ending = wanted
     }
 
@@ -303,7 +309,8 @@ final class ReplicaThread: @unchecked Sendable {
         case .abrupt: true
         case .graceful:
             failure != nil || now >= endingDeadline
-                || (replica.proposalsWaiting == 0 && checkpoint == nil && replica.storedThrough == replica.store.appliedIndex)
+                || (replica.proposalsWaiting == 0 && checkpoint == nil
+                    && replica.storedThrough >= (replica.isClustered ? endingIndex : replica.store.appliedIndex))
         }
     }
 

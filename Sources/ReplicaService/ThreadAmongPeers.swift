@@ -128,6 +128,14 @@ extension ReplicaThread {
 
     // MARK: - Repair
 
+    /// What this member holds is not what the others hold, or is damaged.
+    func isWrong(_ reason: String) {
+        guard leaving == nil, !replica.isRepairing, lane != nil, RepairMark.canRepair(replica.member, among: replica.members) else {
+            return logger.critical("what this member holds is wrong", metadata: ["reason": "\(reason)"])
+        }
+        leaving = reason
+    }
+
     /// What this member holds is wrong. It begins anew with nothing, online: the same as a start that finds its files damaged.
     func leaveService(_ reason: String) {
         leaving = nil
@@ -137,7 +145,8 @@ extension ReplicaThread {
         desk.answerAll(.outcomeUnknown)
         hub.cancelAll(because: .unavailable(reason), revision: replica.store.revision)
         do {
-            try mark.set()
+            mark.removeLeftovers()
+            try mark.set(replica.members)
             let (empty, directory) = try places.openNew(UInt64.max - beginnings)
             try replaceRecords(empty, directory, RecordBatch(applied: 0, anchor: anchor))
             restartLog(after: .start)
