@@ -108,7 +108,7 @@ executable("cofferd", "EtcdServer", "APIServer", "KeyVault", "Peers", "Barrier",
 executable("coffer-agent", "NodeAgent", "NodeProtocol", "Mounts", External.arguments, External.logging, External.unixSignals)
 executable("cofferctl", "Commands")
 // Never shipped.
-library("Simulation", "Raft", "Basics")
+library("Simulation", "Replica", "Raft", "MVCC", "WriteAheadLog", "FileSealing", "Sealing", "SecretMemory", "Basics")
 executable("simulate", "Simulation", "Basics", External.arguments)
 targets.append(.testTarget(name: "TidyTests", swiftSettings: swiftSettings))
 targets.append(.testTarget(name: "ConformanceTests", swiftSettings: swiftSettings))

@@ -13,6 +13,9 @@ package enum Mutant: String, CaseIterable, Sendable {
     case readBeforeFirstCommit, readRoundNotConfirmed, readContextReused, readSurvivesLeadership, followerReadsAlone
     // Membership and snapshots.
     case learnersCounted, oneSideOfJointDecides, campaignWithUnappliedChange, twoChangesAtOnce, autoLeaveForgotten, staleStoreInstalled
+    // The store, its log and its records.
+    case forwardedAppliedTwice, deposedAcknowledges, eventsPublishedTwice, readBeforeApplied, appliedIndexAhead, logCutTooFar
+    case stateNotCarried, syncSkipped, leaseEndsEarly, keyDestroyedInUse
 
     #if COFFER_MUTANTS
     /// Set once, before anything runs.

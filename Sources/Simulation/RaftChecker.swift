@@ -102,7 +102,8 @@ struct RaftChecker {
 
     mutating func moves(from old: HardState, to new: HardState, member: Int, where place: StaticString) {
         if new.term < old.term || (new.term == old.term && old.vote != nil && new.vote != old.vote) {
-            fail(.monotonicState, "member \(member + 1) goes from term \(old.term), vote \(name(old.vote)) to term \(new.term), vote \(name(new.vote)) \(place)")
+            fail(.monotonicState, "member \(member + 1) goes from term \(old.term), vote \(name(old.vote)) to term \(new.term), "
+                 + "vote \(name(new.vote)) \(place)")
         }
         if new.commit < old.commit { fail(.monotonicState, "member \(member + 1) takes back its commit index \(old.commit) \(place)") }
     }

@@ -129,7 +129,8 @@ package struct RaftWorld: ~Copyable {
             // Members that are to join know nothing yet.
             configuration.membership = position < voters ? initial : Membership()
             configuration.seed = tickChance.next()
-            members.append(Member(id: id, raft: Raft(configuration), storedMembership: configuration.membership, table: initial, tickEvery: tickChance.among(80...120)))
+            members.append(Member(id: id, raft: Raft(configuration), storedMembership: configuration.membership, table: initial,
+                                  tickEvery: tickChance.among(80...120)))
             queue.schedule(.tick(Int32(position)), at: UInt32(tickChance.among(1...100)))
             if checkpointEvery > 0 { queue.schedule(.checkpoint(Int32(position)), at: UInt32(tickChance.among(1...checkpointEvery))) }
         }
@@ -515,7 +516,9 @@ package struct RaftWorld: ~Copyable {
     private mutating func post(_ message: Message) {
         var delay = wireChance.among(1...profile.delayMax)
         if wireChance.happens(perMillion: profile.stragglerPerMillion), ledger.admits() { delay *= 100 }
-        if case .voteResponse = message.body, wireChance.happens(perMillion: profile.lateVotePerMillion), ledger.admits() { delay += wireChance.among(500...4_000) }
+        if case .voteResponse = message.body, wireChance.happens(perMillion: profile.lateVotePerMillion), ledger.admits() {
+            delay += wireChance.among(500...4_000)
+        }
         let slot: Int32
         if let free = freeMessages.popLast() {
             slot = free
@@ -650,7 +653,9 @@ package struct RaftWorld: ~Copyable {
         if let settledAt {
             guard now >= settledAt + 5_000 else { return }
             let terms = members.indices.filter { isMember($0) }.map { members[$0].raft.term }
-            if terms.contains(where: { $0 != settledTerm }) { checker.fail(.liveness, "terms grow from \(settledTerm) to \(terms.max() ?? 0) though nothing is wrong") }
+            if terms.contains(where: { $0 != settledTerm }) {
+                checker.fail(.liveness, "terms grow from \(settledTerm) to \(terms.max() ?? 0) though nothing is wrong")
+            }
             isDone = true
         } else if hasRecovered {
             settledAt = now

@@ -41,10 +41,13 @@ package struct RunTotals: Sendable {
 package enum World: String, Sendable, CaseIterable {
     /// Raft alone, with its log as the shipping log would keep it.
     case raft
+    /// Whole members and their clients.
+    case store
 
     package func run(_ plan: RunPlan) -> RunReport {
         switch self {
         case .raft: RaftWorld.run(plan)
+        case .store: StoreWorld.run(plan)
         }
     }
 
@@ -53,12 +56,14 @@ package enum World: String, Sendable, CaseIterable {
         var chance = Chance(seed: seed ^ 0x5eed)
         return switch self {
         case .raft: RunPlan(seed: seed, steps: chance.pick([2_000, 8_000, 20_000, 40_000]))
+        case .store: RunPlan(seed: seed, steps: chance.pick([2_000, 5_000, 12_000]))
         }
     }
     /// Enough for one gate; `simulate --steps` sets another number.
     package var stepsByDefault: Int {
         switch self {
         case .raft: 100_000_000
+        case .store: 5_000_000
         }
     }
 }

@@ -113,8 +113,8 @@ struct Simulate: AsyncParsableCommand {
             return sum
         }
         let minutes = (ContinuousClock.now - began) / .seconds(60)
-        print("\(world.rawValue): \(totals.runs) runs, \(totals.steps) steps, \(totals.faults) faults, \(totals.crashes) crashes, \(totals.elections) elections, "
-              + "\(totals.committed) entries committed, \(totals.reads) reads, \(totals.histories) histories checked")
+        print("\(world.rawValue): \(totals.runs) runs, \(totals.steps) steps, \(totals.faults) faults, \(totals.crashes) crashes, "
+              + "\(totals.elections) elections, \(totals.committed) entries committed, \(totals.reads) reads, \(totals.histories) histories checked")
         print("\(world.rawValue): \(perMinute(totals.steps, minutes, jobs)) steps and \(perMinute(totals.faults, minutes, jobs)) faults per minute and core, "
               + String(format: "%.1f s on %d cores", minutes * 60, jobs))
         guard let failure = totals.failure, let violation = failure.violation else { return true }

@@ -1,0 +1,275 @@
+import Basics
+import MVCC
+import Replica
+import Sealing
+import SecretMemory
+
+/// Clients, each with one request under way, and what they know: keys, values sent, leases, the data key in use.
+struct StoreClients {
+    struct Request {
+        enum Kind {
+            case write(SealedValue?)
+            /// A transaction that puts only if its compare holds.
+            case compare(SealedValue)
+            case range(KeyRange, revision: Int64)
+            case grant(LeaseID, seconds: Int64), keepAlive(LeaseID), revoke
+            case createDomain, newDataKey(WrappedDataKey), destroyDataKey(DataKeyID), other
+        }
+        var number: Int
+        var client: Int
+        var member: Int
+        var kind: Kind
+        var isLinearizable = false
+        var askedAt: UInt32
+        /// The greatest revision that anyone had been told of when this was asked.
+        var acknowledgedBefore: Int64
+    }
+    struct LeaseTerm {
+        var id: LeaseID
+        var seconds: Int64
+        /// When the last renewal that was confirmed had been asked for.
+        var renewedAt: UInt32
+    }
+    static let domain = DomainID(7)
+    let count: Int
+    let keyring: Keyring
+    /// Sorted.
+    let keys: [Bytes] = (0..<12).map { Secrecy.keyMarker + Bytes((($0 < 10 ? "0" : "") + "\($0)").utf8) }
+    var hasDomain = false
+    var isResting = false
+    /// Made once: proposed again when nobody knows what became of it.
+    var firstKeys: (kek: WrappedKeyEncryptionKey, dek: WrappedDataKey)?
+    /// The next generation, once it was proposed.
+    var nextDataKey: WrappedDataKey?
+    var generation: UInt32 = 1
+    var leases: [LeaseTerm] = []
+    private(set) var requests: [Ticket: Request] = [:]
+    private var lastNumber = 0
+    private var succeededAt: UInt32 = 0
+    private var succeeded = 0
+    var waiting: Int { requests.count }
+
+    init(count: Int, keyring: Keyring) {
+        self.count = count
+        self.keyring = keyring
+    }
+
+    mutating func nextNumber() -> Int {
+        lastNumber += 1
+        return lastNumber
+    }
+    /// The request's number and the key are in the plaintext, behind the canary.
+    func seal(_ number: Int, key: Bytes) -> SealedValue? {
+        let plaintext = Secrecy.canary + key + Bytes(" \(number)".utf8)
+        return try? plaintext.withUnsafeBytes { try keyring.seal($0, key: key, under: DataKeyID(Self.domain, generation)) }
+    }
+    func opens(_ value: SealedValue, key: Bytes) -> Bool {
+        guard let opened = try? keyring.open(value, key: key) else { return false }
+        return opened.withUnsafeBytes { $0.starts(with: Secrecy.canary + key) }
+    }
+    mutating func asks(_ request: Request) { requests[Ticket(request.number)] = request }
+    mutating func take(_ ticket: Ticket) -> Request? { requests.removeValue(forKey: ticket) }
+    func isBusy(_ client: Int) -> Bool { requests.values.contains { $0.client == client } }
+    mutating func succeeds(at time: UInt32) {
+        succeededAt = time
+        succeeded += 1
+    }
+    func successes(since time: UInt32) -> Int { succeededAt > time ? succeeded : 0 }
+    /// The member is gone, and with it what waited there.
+    mutating func abandon(at member: Int) { requests = requests.filter { $0.value.member != member } }
+}
+
+// What clients do, and what they make of the answers.
+extension StoreWorld {
+    mutating func act(_ client: Int) {
+        queue.schedule(.client(Int32(client)), at: now + UInt32(clientChance.among(5...120)))
+        let number = clientChance.below(members.count), choice = clientChance.below(100)
+        let key = clientChance.pick(clients.keys), span = clientChance.below(clients.keys.count)
+        guard !clients.isResting, !clients.isBusy(client), members[number].isUp, members[number].pausedUntil <= now else { return }
+        guard clients.hasDomain else {
+            if client == 0 { createDomain(number) }
+            return
+        }
+        switch choice {
+        case 0..<45: put(client, number, key, lease: choice < 6 ? clients.leases.last?.id ?? 0 : 0)
+        case 45..<53: propose(.deleteRange(DeleteRangeRequest(KeyRange(key))), client, number, .write(nil))
+        case 53..<55: propose(.deleteRange(DeleteRangeRequest(range(span))), client, number, .write(nil))
+        case 55..<64: compareAndPut(client, number, key)
+        case 64..<76: ask(range(span), client, number, isLinearizable: true, revision: 0)
+        case 76..<82: ask(range(span), client, number, isLinearizable: false, revision: 0)
+        case 82..<86:
+            let revision = max(1, members[number].replica.store.revision - Int64(clientChance.below(8)))
+            ask(range(span), client, number, isLinearizable: true, revision: revision)
+        case 86..<94: useLease(client, number, choice)
+        case 94..<96: propose(.compact(revision: max(1, members[number].replica.store.revision - 10)), client, number, .other)
+        case 96..<98: rotate(client, number)
+        default: reseal(client, number, key)
+        }
+    }
+    private func range(_ first: Int) -> KeyRange {
+        KeyRange(clients.keys[first], end: clients.keys[min(first + 4, clients.keys.count - 1)] + [0])
+    }
+    private mutating func propose(_ command: Command, _ client: Int, _ member: Int, number: Int? = nil, _ kind: StoreClients.Request.Kind) {
+        let number = number ?? clients.nextNumber()
+        clients.asks(StoreClients.Request(number: number, client: client, member: member, kind: kind, askedAt: now, acknowledgedBefore: model.acknowledged))
+        step(member, .proposed([Proposal(ticket: Ticket(number), command: command)]))
+    }
+    private mutating func ask(_ range: KeyRange, _ client: Int, _ member: Int, isLinearizable: Bool, revision: Int64) {
+        var request = RangeRequest(range)
+        request.revision = revision
+        let number = clients.nextNumber()
+        clients.asks(StoreClients.Request(number: number, client: client, member: member, kind: .range(range, revision: revision),
+                                          isLinearizable: isLinearizable, askedAt: now, acknowledgedBefore: model.acknowledged))
+        step(member, .asked([Question(ticket: Ticket(number), .range(request), linearizable: isLinearizable)]))
+    }
+
+    private mutating func put(_ client: Int, _ member: Int, _ key: Bytes, lease: LeaseID) {
+        let number = clients.nextNumber()
+        guard let value = clients.seal(number, key: key) else { return model.fail(.keyNeeded, "the active data key does not seal") }
+        model.sends(value, request: number)
+        var put = PutRequest(key: key, value: .sealed(value))
+        put.lease = lease
+        propose(.put(put), client, member, number: number, .write(value))
+    }
+    private mutating func compareAndPut(_ client: Int, _ member: Int, _ key: Bytes) {
+        let number = clients.nextNumber(), seen = members[member].replica.store.version(of: key)?.revision.main ?? 0
+        guard let value = clients.seal(number, key: key) else { return model.fail(.keyNeeded, "the active data key does not seal") }
+        model.sends(value, request: number)
+        let transaction = Transaction(compares: [Compare(KeyRange(key), .equal, .modification(seen))],
+                                      success: [.put(PutRequest(key: key, value: .sealed(value)))], failure: [.range(RangeRequest(KeyRange(key)))])
+        propose(.transaction(transaction, guards: []), client, member, number: number, .compare(value))
+    }
+    private mutating func useLease(_ client: Int, _ member: Int, _ choice: Int) {
+        if choice < 88 || clients.leases.isEmpty {
+            let seconds = Int64(clientChance.among(2...6)), id = LeaseID(1_000 + clients.nextNumber())
+            return propose(.leaseGrant(id: id, seconds: seconds), client, member, .grant(id, seconds: seconds))
+        }
+        let lease = clientChance.pick(clients.leases).id
+        if choice < 93 {
+            let number = clients.nextNumber()
+            clients.asks(StoreClients.Request(number: number, client: client, member: member, kind: .keepAlive(lease), askedAt: now,
+                                              acknowledgedBefore: model.acknowledged))
+            return step(member, .asked([Question(ticket: Ticket(number), .leaseKeepAlive(lease))]))
+        }
+        clients.leases.removeAll { $0.id == lease }
+        propose(.leaseRevoke(id: lease), client, member, .revoke)
+    }
+
+    // MARK: - Keys
+
+    private mutating func createDomain(_ member: Int) {
+        if clients.firstKeys == nil {
+            clients.firstKeys = try? clients.keyring.newDomain(StoreClients.domain, createdMilliseconds: 1)
+            if let new = clients.firstKeys {
+                try? clients.keyring.install(new.kek)
+                try? clients.keyring.install(new.dek)
+            }
+        }
+        guard let new = clients.firstKeys else { return model.fail(.keyNeeded, "no keys can be made") }
+        propose(.key(.createDomain(
+            id: StoreClients.domain, name: Bytes("default".utf8),
+            kek: KeyEncryptionKeyRecord(id: new.kek.id, domain: StoreClients.domain, state: .active, wrapped: new.kek.wrapped),
+            dek: DataKeyRecord(id: new.dek.id, wrappedBy: new.kek.id, state: .active, wrapped: new.dek.wrapped))), 0, member, .createDomain)
+    }
+    private mutating func rotate(_ client: Int, _ member: Int) {
+        if clientChance.below(2) == 0, clients.generation > 1 {
+            let old = DataKeyID(StoreClients.domain, clients.generation - 1)
+            return propose(.key(.destroyDataKey(old)), client, member, .destroyDataKey(old))
+        }
+        let id = DataKeyID(StoreClients.domain, clients.generation + 1)
+        guard let kek = clients.firstKeys?.kek.id else { return }
+        if clients.nextDataKey?.id != id { clients.nextDataKey = try? clients.keyring.newDataKey(id, under: kek, createdMilliseconds: 1) }
+        guard let new = clients.nextDataKey else { return }
+        propose(.key(.addDataKey(DataKeyRecord(id: id, wrappedBy: kek, state: .active, wrapped: new.wrapped))), client, member, .newDataKey(new))
+    }
+    private mutating func reseal(_ client: Int, _ member: Int, _ key: Bytes) {
+        let store = members[member].records
+        guard let version = members[member].replica.store.version(of: key), let value = store.records[version.revision]?.value,
+              let opened = try? clients.keyring.open(value, key: key) else { return }
+        let generation = clients.generation
+        let dataKey = DataKeyID(StoreClients.domain, generation)
+        guard let sealed = opened.withUnsafeBytes({ try? clients.keyring.seal($0, key: key, under: dataKey) }) else { return }
+        propose(.reseal([Reseal(revision: version.revision, key: key, expected: value.dataKey, value: sealed)]), client, member, .other)
+    }
+
+    // MARK: - Answers
+
+    mutating func answer(_ reply: Reply) {
+        guard let request = clients.take(reply.ticket) else { return model.fail(.answeredOnce, "request \(reply.ticket) is answered, and nobody waits for it") }
+        switch reply.outcome {
+        case .applied(let result, let revision): applied(request, result, revision)
+        case .range(let result, let revision):
+            guard case .range(let range, let asked) = request.kind else { return }
+            if request.isLinearizable, revision < request.acknowledgedBefore {
+                model.fail(.linearizableRead, "request \(request.number) shows revision \(revision), though \(request.acknowledgedBefore) "
+                           + "was acknowledged before")
+            }
+            model.reads(result, range: range, at: asked == 0 ? revision : asked, keys: clients.keys, request: request.number)
+            clients.succeeds(at: now)
+        case .leaseKeptAlive(let id, _, _):
+            for position in clients.leases.indices where clients.leases[position].id == id {
+                clients.leases[position].renewedAt = max(clients.leases[position].renewedAt, request.askedAt)
+            }
+        case .refused(let refusal):
+            refused(request)
+            switch (refusal, request.kind) {
+            case (.leaseNotFound, .keepAlive(let id)): ended(id)
+            case (.domainExists, .createDomain): clients.hasDomain = true
+            // The next generation is there, though its proposer was never told.
+            case (.staleKey(let id), _): if id.generation == clients.generation, let next = clients.nextDataKey { goOn(under: next) }
+            default: break
+            }
+        case .notLeader, .noSpace, .overloaded, .unavailable: refused(request)
+        case .unknown, .revision, .leaseStatus, .leases: break
+        }
+    }
+    private mutating func refused(_ request: StoreClients.Request) {
+        switch request.kind {
+        case .write(let value?), .compare(let value): model.refuses(value, request: request.number)
+        default: break
+        }
+    }
+    private mutating func applied(_ request: StoreClients.Request, _ result: CommandResult, _ revision: Int64) {
+        clients.succeeds(at: now)
+        switch request.kind {
+        case .write(let value): model.acknowledges(value, at: revision, request: request.number)
+        case .compare(let value):
+            guard case .operation(.transaction(succeeded: true, _)) = result else { return model.refuses(value, request: request.number) }
+            model.acknowledges(value, at: revision, request: request.number)
+        case .grant(let id, let seconds):
+            clients.leases.append(StoreClients.LeaseTerm(id: id, seconds: seconds, renewedAt: request.askedAt))
+            if clients.leases.count > 8 { clients.leases.removeFirst() }
+        case .createDomain: clients.hasDomain = true
+        case .newDataKey(let key): goOn(under: key)
+        // What is sealed under it does not open any more.
+        case .destroyDataKey(let id): clients.keyring.forget(id)
+        case .range, .keepAlive, .revoke, .other: break
+        }
+    }
+    private mutating func goOn(under key: WrappedDataKey) {
+        guard key.id.generation == clients.generation + 1 else { return }
+        clients.generation += 1
+        if (try? clients.keyring.install(key)) == nil { model.fail(.keyNeeded, "a new data key does not open") }
+    }
+    /// A lease is gone that nobody revoked: its time must be over, by the slowest of clocks.
+    private mutating func ended(_ id: LeaseID) {
+        guard let lease = clients.leases.first(where: { $0.id == id }) else { return }
+        clients.leases.removeAll { $0.id == id }
+        let lived = Int64(now) - Int64(lease.renewedAt)
+        if lived < lease.seconds * 960 { model.fail(.leaseNotEarly, "lease \(id) of \(lease.seconds) s ended \(lived) ms after it was last renewed") }
+    }
+
+    // MARK: - Watches
+
+    /// A watcher comes to any member and asks for what it missed.
+    mutating func lookBack() {
+        let number = clientChance.below(members.count), back = Int64(clientChance.below(40))
+        guard members[number].isUp else { return }
+        let store = members[number].replica.store.revision, from = max(2, members[number].replica.store.compactRevision + 1, store - back)
+        guard from <= store, let all = clients.keys.first, let last = clients.keys.last else { return }
+        do {
+            let history = try members[number].replica.store.changes(in: KeyRange(all, end: last + [0]), from: from, through: store, limit: 1_000)
+            model.shows(history, from: from, through: store, member: number)
+        } catch { model.fail(.watchOrder, "member \(number + 1) does not show changes from \(from): \(error)") }
+    }
+}

@@ -1,0 +1,38 @@
+import Basics
+import Simulation
+import Testing
+
+/// Every bug that a simulation found, by the seed that found it. Docs/TrackRecord.md tells of each.
+@Suite("Track record")
+struct TrackRecordTests {
+    @Test("the only voter left is let lead by members that are voters no more and have the longer logs")
+    func lastVoterLeft() {
+        #expect(World.raft.run(World.raft.plan(seed: 14)).violation == nil)
+    }
+
+    @Test("an answer sent late, when a later term has replaced what it is about, is no lie")
+    func lateAnswer() {
+        #expect(World.raft.run(World.raft.plan(seed: 1376)).violation == nil)
+    }
+
+    @Test("taking faults away from a run that breaks no promise finds nothing")
+    func nothingToShrink() {
+        var plan = World.raft.plan(seed: 3)
+        plan.steps = 1_000
+        #expect(Shrinking.shrink(plan, run: World.raft.run) == nil)
+    }
+
+    @Test("a failing run is reduced to the faults that matter")
+    func shrinking() throws {
+        // A run that breaks its promise exactly when faults 5 and 17 are both carried out.
+        func run(_ plan: RunPlan) -> RunReport {
+            var report = RunReport(seed: plan.seed)
+            report.faultsDecided = 40
+            let faults = plan.faults ?? Array(1...40)
+            if faults.contains(5), faults.contains(17) { report.violation = Violation(.logMatching, "both") }
+            return report
+        }
+        let found = try #require(Shrinking.shrink(RunPlan(seed: 1, steps: 1), run: run))
+        #expect(found.plan.faults == [5, 17])
+    }
+}
