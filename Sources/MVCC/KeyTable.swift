@@ -185,7 +185,7 @@ package struct KeyTable: Sendable {
     private mutating func destroy(_ id: DataKeyID, _ tables: inout [TableWrite]) -> CommandRefusal? {
         guard var record = dataKey(id) else { return .unknownKey }
         if record.state == .destroyed { return nil }
-        if record.state == .active || record.ciphertexts != 0 { return .keyInUse(count: record.ciphertexts) }
+        if record.state == .active || (record.ciphertexts != 0 && !Mutant.isActive(.keyDestroyedInUse)) { return .keyInUse(count: record.ciphertexts) }
         countDataKeys(-1, of: record.wrappedBy, &tables)
         record.state = .destroyed
         record.wrapped = Bytes(repeating: 0, count: record.wrapped.count)

@@ -119,7 +119,7 @@ package struct LeaseClock: Sendable {
     package mutating func demote() { terms = [:]; heap = [] }
 
     package mutating func granted(_ id: LeaseID, seconds: Int64, at now: Int64) {
-        let milliseconds = Self.milliseconds(seconds)
+        let milliseconds = Self.milliseconds(Mutant.isActive(.leaseEndsEarly) ? seconds / 2 : seconds)
         set(id, milliseconds, deadline: now + milliseconds)
     }
     /// Answers the time to live in seconds; `nil` when the lease is unknown or has already ended.

@@ -32,7 +32,7 @@ extension Replica {
         if unstored.removed.count > removedBefore { effects.append(.compacted(store.compactRevision)) }
         if !replies.isEmpty { effects.append(.answer(replies)) }
         if store.revision > revisionBefore { effects.append(.publish(unstored.events, revision: store.revision)) }
-        unstored.events.removeAll(keepingCapacity: true)
+        if !Mutant.isActive(.eventsPublishedTwice) { unstored.events.removeAll(keepingCapacity: true) }
         if follow.membersChanged { membersChanged(into: &effects) }
         answerReadable(into: &effects)
     }
@@ -49,7 +49,7 @@ extension Replica {
         var tickets: [Ticket] = []
         for orphan in orphans.isEmpty ? [] : orphans.take(index) {
             // Another entry has its place: it did not happen, and never will.
-            if orphan.index == index, orphan.term == raft.log.term(at: index) { tickets.append(orphan.ticket) } else {
+            if orphan.index == index, orphan.term == raft.log.term(at: index) || Mutant.isActive(.deposedAcknowledges) { tickets.append(orphan.ticket) } else {
                 replies.append(Reply(orphan.ticket, .notLeader(raft.leader)))
             }
         }
@@ -69,7 +69,7 @@ extension Replica {
         into effects: inout EffectBuffer
     ) -> Result<CommandResult, CommandRefusal> {
         var command = next.command
-        if let origin = next.origin, !store.admit(origin) {
+        if let origin = next.origin, !store.admit(origin), !Mutant.isActive(.forwardedAppliedTwice) {
             // A second one, or one that came too late. If it waits here still, it was the latter.
             if origin.member == member {
                 if origin.incarnation == forwards.incarnation, forwards.renew(origin.sequence) { forwards.sentAt = .min }

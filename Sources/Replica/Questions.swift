@@ -84,7 +84,7 @@ extension Replica {
         let applied = store.appliedIndex
         var ready: [Asked] = []
         rounds.removeAll { round in
-            guard let index = round.index, index <= applied else { return false }
+            guard let index = round.index, index <= applied || Mutant.isActive(.readBeforeApplied) else { return false }
             ready.append(contentsOf: round.asked)
             return true
         }

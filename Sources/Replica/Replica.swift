@@ -304,7 +304,7 @@ package struct Replica: ~Copyable, Sendable {
         guard store.appliedIndex > checkpointIndex else { return }
         store.checkpoint(into: &unstored)
         checkpointIndex = store.appliedIndex
-        effects.append(.store(Checkpoint(applied: checkpointIndex, records: unstored.records, removed: unstored.removed, tables: unstored.tables)))
+        effects.append(.store(Checkpoint(applied: checkpointIndex + (Mutant.isActive(.appliedIndexAhead) ? 1 : 0), records: unstored.records, removed: unstored.removed, tables: unstored.tables)))
         unstored = Applied()
     }
 
@@ -316,7 +316,7 @@ package struct Replica: ~Copyable, Sendable {
         let floor = isClustered ? min(previous, window.first - 1) : previous
         guard floor > 0, floor > raft.log.base.index else { return }
         raft.compact(through: floor)
-        effects.append(.cutLog(before: floor))
+        effects.append(.cutLog(before: Mutant.isActive(.logCutTooFar) ? raft.log.last.index : floor))
     }
 }
 

@@ -74,7 +74,7 @@ package struct LogWriter<Cipher: FrameCipher> {
         try sealFrame(medium)
         guard output.count > 0 || continuesSync else { return }
         try write(medium)
-        try medium.synchronize(segment: head.segment)
+        if !Mutant.isActive(.syncSkipped) { try medium.synchronize(segment: head.segment) }
         continuesSync = false
     }
 
@@ -139,7 +139,7 @@ package struct LogWriter<Cipher: FrameCipher> {
         carried.removeAll()
         LogRecord.append(head.anchor, to: carried)
         if let beginning { LogRecord.append(beginning, restarts: false, to: carried) }
-        if let state { LogRecord.append(state, to: carried) }
+        if let state, !Mutant.isActive(.stateNotCarried) { LogRecord.append(state, to: carried) }
         seal(carried)
     }
 
