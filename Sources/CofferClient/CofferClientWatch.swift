@@ -10,8 +10,8 @@ extension CofferClient {
     /// whichever members serve them meanwhile. `Changes` without changes say how far all was told.
     ///
     /// It lasts until its task is cancelled or the client closes, and goes from member to member for as long as there is none to serve
-    /// it. It ends by throwing `.revisionGone` when history that it has yet to tell was compacted, `.unreadable` when the store could not
-    /// open a value, `.forbidden` or `.invalid` when it is refused. A slow reader slows nobody down: the server holds back what it has
+    /// it. It ends by throwing `.revisionGone` when history that it has yet to tell was compacted, `.forbidden` or `.invalid` when it is
+    /// refused. A slow reader slows nobody down: the server holds back what it has
     /// no room for, about 4 MiB.
     public func watch(_ keys: Keys, after revision: Int64 = 0) -> AsyncThrowingStream<Changes, any Error> {
         let reader = WatchReader(self, keys, after: revision)
@@ -56,9 +56,7 @@ struct WatchPosition: Equatable {
         let revision = response.header?.revision ?? 0
         if response.canceled {
             if response.compactRevision > 0 { throw .compacted(response.compactRevision) }
-            // Refused outright; anything that ends a watch later on is a member's trouble, unless it is the value's.
-            if response.created || response.watchID == -1 || response.cancelReason.hasPrefix("etcdserver: permission denied") { throw .refused(response.cancelReason) }
-            throw .broken(response.cancelReason)
+            throw Self.isFinal(response) ? .refused(response.cancelReason) : .broken(response.cancelReason)
         }
         if response.created {
             guard next == 0 else { return .nothing }
@@ -71,6 +69,13 @@ struct WatchPosition: Equatable {
         guard let last = fresh.last?.kv?.modRevision else { return .nothing }
         next = last + 1
         return .events(fresh, revision: last)
+    }
+
+    /// Refused for what it asks (`mvcc:` …) or who asks, it would be again; what else a member says is its own trouble: a disk that is
+    /// full, no leader, a value that it cannot open and another member can.
+    private static func isFinal(_ response: WatchResponseMessage) -> Bool {
+        if response.cancelReason.contains("permission denied") { return true }
+        return (response.created || response.watchID == -1) && !response.cancelReason.hasPrefix("etcdserver: ")
     }
 
     private mutating func progress(_ revision: Int64, isTrusted: Bool) -> Told {

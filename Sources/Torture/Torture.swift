@@ -138,7 +138,12 @@ package struct Torture: Sendable {
                 throw error
             }
         }
-        return try await judgement(servers, recorder, judge, ledgerWatch, ledgerNumber, tally)
+        do { return try await judgement(servers, recorder, judge, ledgerWatch, ledgerNumber, tally) } catch {
+            ledgerWatch.cancel()
+            let ending = await ledgerWatch.value
+            let logs = servers.members.indices.map(servers.log).joined(separator: "\n")
+            throw FaultFailure("\(error); faults \(tally.counts); ledger at \(recorder.lastTold(ledgerNumber)), \(ending.map { "ended: \($0)" } ?? "watching")\n\(logs)")
+        }
     }
 
     private final class Flag: Sendable {

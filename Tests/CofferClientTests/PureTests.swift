@@ -132,6 +132,16 @@ import Testing
         #expect(throws: WatchPosition.Ended.broken("etcdserver: no leader")) {
             try position.take(response(40) { $0.canceled = true; $0.cancelReason = "etcdserver: no leader" }, exact: true)
         }
+        #expect(throws: WatchPosition.Ended.broken("etcdserver: the audit trail cannot be written")) {
+            try position.take(response(40, watch: -1) {
+                $0.canceled = true
+                $0.created = true
+                $0.cancelReason = "etcdserver: the audit trail cannot be written"
+            }, exact: true)
+        }
+        #expect(throws: WatchPosition.Ended.refused("etcdserver: permission denied")) {
+            try position.take(response(40) { $0.canceled = true; $0.cancelReason = "etcdserver: permission denied" }, exact: true)
+        }
         #expect(position.next == 5)
     }
 }
