@@ -91,7 +91,7 @@ struct ResourceArguments: Equatable {
                 guard parts.count == 2, !parts[0].isEmpty, !parts[1].isEmpty else {
                     throw CommandError("arguments in resource/name form may not have more than one slash")
                 }
-                return Target(type: try Self.type(parts[0]), name: parts[1])
+                return Target(type: try Self.type(parts[0]), name: try Self.name(parts[1]))
             }
             return
         }
@@ -103,7 +103,14 @@ struct ResourceArguments: Equatable {
             throw CommandError(
                 "there is no need to specify a resource type as a separate argument when passing arguments in resource/name form (e.g. '\(odd)')")
         }
-        targets = names.isEmpty ? types.map { Target(type: $0, name: nil) } : types.flatMap { type in names.map { Target(type: type, name: $0) } }
+        targets = names.isEmpty ? types.map { Target(type: $0, name: nil) } : try types.flatMap { type in try names.map { Target(type: type, name: try Self.name($0)) } }
+    }
+
+    /// What can be a part of a path, as `kubectl` has it.
+    private static func name(_ word: String) throws -> String {
+        if word == "." || word == ".." { throw CommandError("invalid resource name \"\(word)\": [may not be '\(word)']") }
+        if word.contains("%") { throw CommandError("invalid resource name \"\(word)\": [may not contain '%']") }
+        return word
     }
 
     static func type(_ word: String) throws -> ResourceType {

@@ -20,6 +20,8 @@ package struct SyncView: Sendable {
     package private(set) var serverOffsetMilliseconds: Int64
     /// Secrets that the server told and this node let go since the last snapshot: the server does not know that they are not here.
     private var letGo: Set<SecretName> = []
+    /// The node is drained: whatever is told, no secret is kept.
+    private var keepsNothing = false
 
     package init(revision: Int64, heardMilliseconds: Int64, serverOffsetMilliseconds: Int64) {
         self.revision = revision; self.heardMilliseconds = heardMilliseconds; self.serverOffsetMilliseconds = serverOffsetMilliseconds
@@ -57,7 +59,7 @@ package struct SyncView: Sendable {
                 let next = try desired.applying(delta)
                 letGo.subtract(delta.secrets.map(\.identity))
                 letGo.subtract(delta.removedSecrets)
-                if let wanted = Self.wanted(in: next, at: now(localMilliseconds: localMilliseconds)).first(where: letGo.contains) {
+                if !keepsNothing, let wanted = Self.wanted(in: next, at: now(localMilliseconds: localMilliseconds)).first(where: letGo.contains) {
                     // Its last consumer's grace ended here a moment before a new one came there: only a snapshot brings it back.
                     return .refused("secret \(wanted.namespace)/\(wanted.name) was let go and is wanted again")
                 }
@@ -97,11 +99,17 @@ package struct SyncView: Sendable {
     @discardableResult
     package mutating func release(at now: NodeTime) -> [SecretName] {
         guard var state = desired else { return [] }
-        let named = Set(Self.wanted(in: state, at: now))
+        let named = keepsNothing ? [] : Set(Self.wanted(in: state, at: now))
         for secret in state.secrets where !named.contains(secret.identity) { letGo.insert(secret.identity) }
         state.secrets.removeAll { !named.contains($0.identity) }
         desired = state
         return state.secrets.map(\.identity).sorted()
+    }
+
+    /// From now on, without a way back.
+    package mutating func keepNothing(at now: NodeTime) {
+        keepsNothing = true
+        release(at: now)
     }
 
     /// What consumers mount, in the order of their volumes.

@@ -151,9 +151,11 @@ package final class NodeReconciler {
 
     // MARK: by hand
 
-    /// Wipes and unmounts everything of ours, and stays so until the process is started again.
+    /// Wipes and unmounts everything of ours, lets go of every secret in memory, and stays so until the process is started again.
     package func drain() throws -> Reconciliation {
         isDrained = true
+        view.keepNothing(at: view.now(localMilliseconds: clinux_boot_milliseconds()))
+        forgetHashes()
         var result = Reconciliation()
         let (volumes, strays) = try engine.observe()
         let standing = volumes.filter { $0.mount != .none || $0.record != nil }

@@ -138,10 +138,13 @@ import Testing
         node.state.pods = [pod(1)]
         node.state.secrets = [try secret(data: [("k", "v")])]
         try node.sync()
+        #expect(try node.reconciler?.status(node: "n").secretsHeld == 1)
         #expect(try node.reconciler?.drain().failures == [])
         #expect(node.leftovers == [])
+        #expect(try node.reconciler?.status(node: "n").secretsHeld == 0)
         try node.sync()
         #expect(node.leftovers == [])
+        #expect(try node.reconciler?.status(node: "n").secretsHeld == 0)
         try node.start()
         var old = node.state
         old.revision -= 1
