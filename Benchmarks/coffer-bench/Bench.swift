@@ -50,9 +50,12 @@ struct Bench {
         let versus = Versus(
             ours: ours, peer: options["peer"].flatMap(ServerUnderTest.init), loads: loads, rounds: Int(options["rounds"] ?? "5") ?? 5,
             resultsPath: options["results"])
-        let misses = Goal.all.compactMap { [results = try await versus.run()] goal in goal.miss(results) }
-        for miss in misses { say("goal missed:", miss) }
-        if options["goals"] != nil, !misses.isEmpty { throw Failure("\(misses.count) goals missed") }
+        let results = try await versus.run()
+        guard options["goals"] != nil else { return }
+        let verdicts = Goal.all.compactMap { $0.verdict(results) }
+        for verdict in verdicts { say("goal", verdict.text) }
+        let missed = verdicts.count { !$0.isMet }
+        if missed > 0 { throw Failure("\(missed) goals missed") }
     }
 
     /// Succeeds when a server answers.

@@ -13,7 +13,7 @@ struct Figure: Sendable {
     }
 }
 
-/// The goals of this milestone, checked by the run: a miss is printed and makes it fail.
+/// The goals of this milestone, checked by the run: each is said to be met or missed, and a miss makes it fail.
 struct Goal {
     var name: String
     var metric: String
@@ -27,13 +27,12 @@ struct Goal {
         Goal(name: "range-256B-10/100", metric: "cpu_per_op", atMost: 0.45),
     ]
 
-    /// `nil` when it is met or not measured.
-    func miss(_ results: [Figure]) -> String? {
+    /// `nil` when it is not measured.
+    func verdict(_ results: [Figure]) -> (isMet: Bool, text: String)? {
         guard let result = results.first(where: { $0.name == name && $0.metric == metric }), let peer = result.peer, peer > 0 else { return nil }
-        let ratio = result.ours / peer
-        if let atLeast, ratio < atLeast { return "\(name) \(metric): \(fixed(ratio, 2)) of the peer's, at least \(atLeast) wanted" }
-        if let atMost, ratio > atMost { return "\(name) \(metric): \(fixed(ratio, 2)) of the peer's, at most \(atMost) wanted" }
-        return nil
+        let ratio = result.ours / peer, isMet = ratio >= atLeast ?? 0 && ratio <= atMost ?? .infinity
+        let wanted = [atLeast.map { "at least \($0)" }, atMost.map { "at most \($0)" }].compactMap { $0 }.joined(separator: ", ")
+        return (isMet, "\(isMet ? "met   " : "MISSED") \(name) \(metric): \(fixed(ratio, 2)) of the peer's, \(wanted) wanted")
     }
 }
 

@@ -45,20 +45,41 @@ package final class AuditLog: Sendable {
     static let namesWaitingBytesMax = 64 << 20
     /// Reserved beyond the end of the file; some 30,000 records.
     static let reservedBytes = 8 << 20
+    /// Records that nobody waits for are synced together: a sync for each burst of requests would cost more than the requests.
+    private static let pause = DispatchTimeInterval.milliseconds(50)
+    /// Between the beginnings of two syncs, under load.
+    private static let spacingNanoseconds: UInt64 = 1_000_000
 
     private struct State {
         var waiting: [AuditRecord] = []
         var waitingNamesBytes = 0
         var accepted: UInt64 = 0
         var durable: UInt64 = 0
-        /// In the order of their tickets' arrival.
+        /// In the order of their tickets' arrival. While there are any, records are synced without a pause.
         var watchers: [(ticket: AuditTicket, call: @Sendable (AuditError?) -> Void)] = []
-        var isDraining = false
+        var drain = Drain.none
+        /// Somebody waits, or will: the next drain is to begin at once.
+        var isUrgent = false
         var isClosed = false
         var failure: AuditError?
         /// The failure was want of room: the lines are still in `waiting`.
         var mayRecover = false
+
+        /// What is to be done so that what waits is drained.
+        mutating func start(atOnce: Bool) -> Start {
+            let wasUrgent = isUrgent
+            if atOnce { isUrgent = true }
+            switch drain {
+            case .running: return .no
+            case .due: return atOnce && !wasUrgent ? .now : .no
+            case .none:
+                drain = .due
+                return atOnce ? .now : .later
+            }
+        }
     }
+    private enum Drain { case none, due, running }
+    private enum Start { case no, now, later }
     private let state = Mutex(State())
     private let queue = DispatchQueue(label: "coffer-audit")
     private let descriptor: Int32
@@ -67,6 +88,8 @@ package final class AuditLog: Sendable {
     private let durableCount = Atomic<UInt64>(0)
     /// The end of the last whole line, and of the room reserved. Of `queue` alone.
     private let end = Atomic<Int>(0), reserved = Atomic<Int>(0)
+    /// When the last sync began, of the clock's uptime. Of `queue` alone.
+    private let lastSync = Atomic<UInt64>(0)
 
     /// `write(2)`, or what stands for it.
     typealias Writer = @Sendable (Int32, ArraySlice<UInt8>) -> Int
@@ -97,31 +120,27 @@ package final class AuditLog: Sendable {
     /// Everything accepted up to this ticket is on the disk.
     package var durable: AuditTicket { AuditTicket(count: durableCount.load(ordering: .acquiring)) }
 
-    /// Accepts the record; throws if it cannot be kept, and then the request must not be carried out.
+    /// Accepts the record; throws if it cannot be kept, and then the request must not be carried out. `isAwaited`: someone will wait for its
+    /// sync, which therefore begins at once.
     @discardableResult
-    package func append(_ record: AuditRecord) throws(AuditError) -> AuditTicket {
-        let (failure, starts, ticket) = state.withLock { state -> (AuditError?, Bool, AuditTicket) in
-            if state.isClosed { return (.closed, false, .none) }
-            if let failure = state.failure {
-                let starts = state.mayRecover && !state.isDraining
-                if starts { state.isDraining = true }
-                return (failure, starts, .none)
-            }
-            if state.waiting.count >= waitingMax || state.waitingNamesBytes >= Self.namesWaitingBytesMax { return (.overloaded, false, .none) }
+    package func append(_ record: AuditRecord, isAwaited: Bool = false) throws(AuditError) -> AuditTicket {
+        let (failure, start, ticket) = state.withLock { state -> (AuditError?, Start, AuditTicket) in
+            if state.isClosed { return (.closed, .no, .none) }
+            if let failure = state.failure { return (failure, state.mayRecover ? state.start(atOnce: true) : .no, .none) }
+            if state.waiting.count >= waitingMax || state.waitingNamesBytes >= Self.namesWaitingBytesMax { return (.overloaded, .no, .none) }
             state.waiting.append(record)
             state.waitingNamesBytes += record.resource.utf8.count
             state.accepted += 1
-            defer { state.isDraining = true }
-            return (nil, !state.isDraining, AuditTicket(count: state.accepted))
+            return (nil, state.start(atOnce: isAwaited), AuditTicket(count: state.accepted))
         }
-        if starts { queue.async { self.drain() } }
+        begin(start)
         if let failure { throw failure }
         return ticket
     }
 
     /// Accepts the record and returns when it is durable; throws if it cannot be known to be.
     package func record(_ record: AuditRecord) async throws(AuditError) {
-        let ticket = try append(record)
+        let ticket = try append(record, isAwaited: true)
         guard ticket > durable else { return }
         let failure = await withCheckedContinuation { continuation in
             whenDurable(ticket) { continuation.resume(returning: $0) }
@@ -132,18 +151,18 @@ package final class AuditLog: Sendable {
     /// Calls once, with nothing when all up to the ticket is durable, else with the reason why that will not be known; at once, or on the
     /// log's own queue, which must not be blocked.
     package func whenDurable(_ ticket: AuditTicket, _ call: @escaping @Sendable (AuditError?) -> Void) {
-        let (isDecided, failure) = state.withLock { state -> (Bool, AuditError?) in
-            if state.durable >= ticket.count { return (true, nil) }
-            if let failure = state.failure { return (true, failure) }
+        let (isDecided, failure, start) = state.withLock { state -> (Bool, AuditError?, Start) in
+            if state.durable >= ticket.count { return (true, nil, .no) }
+            if let failure = state.failure { return (true, failure, .no) }
             state.watchers.append((ticket, call))
-            return (false, nil)
+            return (false, nil, state.start(atOnce: true))
         }
-        if isDecided { call(failure) }
+        if isDecided { call(failure) } else { begin(start) }
     }
 
     /// Returns when all that was accepted is durable. Blocks: not for an event loop.
     package func flush() throws(AuditError) {
-        queue.sync { drain() }
+        queue.sync { drain(all: true) }
         if let failure = state.withLock({ $0.failure }) { throw failure }
     }
     /// Accepts nothing more, and returns when all that was accepted is durable.
@@ -158,18 +177,30 @@ package final class AuditLog: Sendable {
 
     // MARK: The queue's side
 
-    private func drain() {
+    private func begin(_ start: Start) {
+        switch start {
+        case .no: break
+        case .now: queue.async { self.drain() }
+        case .later: queue.asyncAfter(deadline: .now() + Self.pause) { self.drain() }
+        }
+    }
+
+    /// Until nothing waits; or, unless `all`, until what waits has time.
+    private func drain(all: Bool = false) {
         while true {
+            if !all { space() }
             let batch = state.withLock { state -> [AuditRecord] in
                 var batch: [AuditRecord] = []
                 if state.failure == nil || state.mayRecover {
                     swap(&batch, &state.waiting)
                     state.waitingNamesBytes = 0
                 }
-                if batch.isEmpty { state.isDraining = false }
+                state.isUrgent = false
+                state.drain = batch.isEmpty ? .none : .running
                 return batch
             }
             if batch.isEmpty { return }
+            lastSync.store(DispatchTime.now().uptimeNanoseconds, ordering: .relaxed)
             var lines: [UInt8] = []
             for record in batch { record.appendLine(to: &lines) }
             do throws(AuditError) {
@@ -178,7 +209,20 @@ package final class AuditLog: Sendable {
             } catch { return fail(error, batch) }
             succeed(batch.count)
             reserve()
+            let hasTime = state.withLock { state in
+                if all || state.waiting.isEmpty || state.isUrgent || !state.watchers.isEmpty { return false }
+                state.drain = .due
+                return true
+            }
+            if hasTime { return begin(.later) }
         }
+    }
+
+    /// Lets a moment pass since the sync before, so that bursts under load share one. A record alone waits for nothing.
+    private func space() {
+        guard state.withLock({ $0.waiting.count > 1 }) else { return }
+        let passed = DispatchTime.now().uptimeNanoseconds - lastSync.load(ordering: .relaxed)
+        if passed < Self.spacingNanoseconds { usleep(UInt32((Self.spacingNanoseconds - passed) / 1_000)) }
     }
 
     private func succeed(_ count: Int) {
@@ -199,7 +243,7 @@ package final class AuditLog: Sendable {
         let calls = state.withLock { state in
             state.failure = error
             state.mayRecover = mayRecover
-            state.isDraining = false
+            state.drain = .none
             if mayRecover {
                 state.waiting.insert(contentsOf: batch, at: 0)
                 state.waitingNamesBytes = state.waiting.reduce(0) { $0 + $1.resource.utf8.count }

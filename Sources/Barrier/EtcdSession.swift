@@ -138,8 +138,23 @@ package final class EtcdSession: AnswerSink {
     private let barrier: Barrier
     private let sink: any EtcdSink
     /// Commands under way that may have to be sealed again.
-    private let pending = Mutex<[UInt64: Pending]>([:])
+    private let pending = Mutex(PendingTable())
     private struct Pending { var command: Command, attempts = 0 }
+    /// By ticket. Whoever numbers requests by small numbers, used again and again, is spared a hash of each.
+    private struct PendingTable {
+        private static let smallMax: UInt64 = 1 << 16
+        private var small: [Pending?] = []
+        private var large: [UInt64: Pending] = [:]
+        mutating func insert(_ pending: Pending, for ticket: UInt64) {
+            guard ticket < Self.smallMax else { return large[ticket] = pending }
+            while small.count <= Int(ticket) { small.append(nil) }
+            small[Int(ticket)] = pending
+        }
+        mutating func remove(_ ticket: UInt64) -> Pending? {
+            guard ticket < Self.smallMax else { return large.removeValue(forKey: ticket) }
+            return ticket < small.count ? small[Int(ticket)].take() : nil
+        }
+    }
     private static let attemptsMax = 4
 
     init(barrier: Barrier, sink: any EtcdSink) { self.barrier = barrier; self.sink = sink }
@@ -151,7 +166,7 @@ package final class EtcdSession: AnswerSink {
         pending.withLock { pending in
             for request in requests {
                 guard let lowered = lower(request) else { continue }
-                if case .propose(let command) = lowered, command.carriesSealedValues { pending[request.ticket] = Pending(command: command) }
+                if case .propose(let command) = lowered, command.carriesSealedValues { pending.insert(Pending(command: command), for: request.ticket) }
                 submissions.append(Submission(ticket: request.ticket, sink: self, request: lowered))
             }
         }
@@ -187,9 +202,9 @@ package final class EtcdSession: AnswerSink {
         delivered.reserveCapacity(answers.count)
         pending.withLock { pending in
             for answer in answers {
-                let retried = pending.removeValue(forKey: answer.ticket)
+                let retried = pending.remove(answer.ticket)
                 if let retried, case .failure(.refused(.staleKey)) = answer.result, let next = retry(retried) {
-                    pending[answer.ticket] = next
+                    pending.insert(next, for: answer.ticket)
                     again.append(Submission(ticket: answer.ticket, sink: self, request: .propose(next.command)))
                 } else {
                     delivered.append(EtcdAnswer(ticket: answer.ticket, result: answer.result.mapError(EtcdFailure.init)))

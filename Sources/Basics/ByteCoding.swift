@@ -14,6 +14,12 @@ package struct ByteWriter: Sendable {
         var shift = T.bitWidth - 8
         while shift >= 0 { bytes.append(UInt8(truncatingIfNeeded: value >> T(shift))); shift -= 8 }
     }
+    // The usual ones once more, not generic: callers that are not specialised pay for a witness per byte otherwise.
+    package mutating func write(_ value: UInt64) { withUnsafeBytes(of: value.bigEndian) { bytes.append(contentsOf: $0) } }
+    package mutating func write(_ value: Int64) { write(UInt64(bitPattern: value)) }
+    package mutating func write(_ value: UInt32) { withUnsafeBytes(of: value.bigEndian) { bytes.append(contentsOf: $0) } }
+    package mutating func write(_ value: Int32) { write(UInt32(bitPattern: value)) }
+    package mutating func write(_ value: UInt8) { bytes.append(value) }
     @inlinable package mutating func write(bool value: Bool) { bytes.append(value ? 1 : 0) }
     @inlinable package mutating func write(raw value: some Sequence<UInt8>) { bytes.append(contentsOf: value) }
     /// u32 length, then the bytes.

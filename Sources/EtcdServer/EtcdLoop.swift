@@ -142,14 +142,13 @@ final class EtcdLoop {
     }
 
     private func answer(_ answers: [EtcdAnswer], pin: ReadPin?, isRecorded: Bool) {
-        let term = service.barrier.status().term
+        let builder = builder()
         var failed: [AuditedOperation] = []
         for answer in answers {
-            guard let slot = Int(exactly: answer.ticket), slot < pending.count, let request = pending[slot] else { continue }
-            pending[slot] = nil
+            guard let slot = Int(exactly: answer.ticket), slot < pending.count, let request = pending[slot].take() else { continue }
             freeSlots.append(slot)
             if isRecorded, let operation = request.operation, let outcome = answer.failure { failed.append(operation.ended(outcome)) }
-            answerOne(request, answer.result, term: term, pin: pin)
+            answerOne(request, answer.result, builder, pin: pin)
         }
         // The requests themselves are recorded; if this cannot be, the next one is refused.
         if !failed.isEmpty { _ = try? service.trail?.record(failed) }
@@ -171,16 +170,19 @@ final class EtcdLoop {
         }
     }
 
-    private func answerOne(_ request: Pending, _ result: Result<AnswerBody, EtcdFailure>, term: UInt64, pin: ReadPin?) {
+    private func builder() -> AnswerBuilder {
+        AnswerBuilder(barrier: service.barrier, identity: service.identity, term: service.barrier.status().term, opener: opener)
+    }
+
+    private func answerOne(_ request: Pending, _ result: Result<AnswerBody, EtcdFailure>, _ builder: AnswerBuilder, pin: ReadPin?) {
         touch(request.connection)
         let body: AnswerBody
         switch result {
         case .success(let success): body = success
         case .failure(let failure):
-            if case .refused(.leaseNotFound) = failure, request.connection.answerMissingLease(request, term: term) { return }
+            if case .refused(.leaseNotFound) = failure, request.connection.answerMissingLease(request, term: builder.term) { return }
             return request.connection.transport.finish(request.stream, Status(failure))
         }
-        let builder = AnswerBuilder(barrier: service.barrier, identity: service.identity, term: term, opener: opener)
         if case .command(.operation(.put(nil)), let revision) = body, case .put = request.reply,
            (try? builder.put(revision: revision, into: &scratch)) != nil {
             return request.connection.transport.answer(scratch, on: request.stream)
@@ -235,8 +237,7 @@ final class EtcdLoop {
     func forget(_ watch: WatchID) { watches[watch] = nil }
 
     func deliver(_ deliveries: [WatchDelivery], pin: ReadPin?) {
-        let term = service.barrier.status().term
-        let builder = AnswerBuilder(barrier: service.barrier, identity: service.identity, term: term, opener: opener)
+        let builder = builder()
         let refusal = record(deliveries)
         for delivery in deliveries {
             guard let entry = watches[delivery.watch] else { continue }

@@ -27,7 +27,7 @@ package struct FileTrail: AuditTrail {
             }
             let ticket = try log.append(AuditRecord(
                 timeMilliseconds: time, surface: "etcd", who: kind.peer, verb: kind.verb.rawValue, resource: String(decoding: names, as: UTF8.self),
-                decision: .allowed(because: "auth is not enabled"), outcome: kind.outcome, count: count))
+                decision: .allowed(because: "auth is not enabled"), outcome: kind.outcome, count: count), isAwaited: kind.verb.isChange)
             if kind.verb.isChange { awaited = max(awaited, ticket) }
         }
         return awaited

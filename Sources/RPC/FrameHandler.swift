@@ -34,6 +34,7 @@ final class FrameHandler: ChannelInboundHandler, FrameLayer {
     /// Header blocks of indexed fields only, read since the table last changed.
     private var repeated: [(block: ByteBuffer, head: RequestHead)] = []
     private static let repeatedMax = 4
+    private static let outBytesMin = 4 << 10, outBytesKept = 32 << 10
     private var lastStream = StreamID.connection
     private var out: ByteBuffer
     private var began = false
@@ -54,7 +55,7 @@ final class FrameHandler: ChannelInboundHandler, FrameLayer {
         self.connection = connection
         self.requiresTLS = requiresTLS
         decoder = HPACKDecoder(allocator: allocator, maxDynamicTableSize: HPACKDecoder.maxDynamicTableSize, maxHeaderListSize: 16 << 10)
-        out = allocator.buffer(capacity: 4096)
+        out = allocator.buffer(capacity: Self.outBytesMin)
     }
 
     var channel: (any Channel)? { context?.channel }
@@ -341,16 +342,21 @@ final class FrameHandler: ChannelInboundHandler, FrameLayer {
             out.writeImmutableBuffer(data)
         } else {
             // Large ones go as they are, behind what is written already.
-            context?.write(Self.wrapOutboundOut(takeOut()), promise: nil)
-            context?.write(Self.wrapOutboundOut(data), promise: nil)
+            guard let context else { return }
+            writeOut(context, flushing: false)
+            context.write(Self.wrapOutboundOut(data), promise: nil)
         }
         connection.wrote(count, of: stream)
     }
 
-    private func takeOut() -> ByteBuffer {
-        let taken = out
-        out = connection.allocator.buffer(capacity: 4096)
-        return taken
+    /// Hands on what is written. Taken first, since the socket may call back while it takes it; the memory comes back if it took it all.
+    private func writeOut(_ context: ChannelHandlerContext, flushing: Bool) {
+        var taken = ByteBuffer()
+        swap(&taken, &out)
+        if flushing { context.writeAndFlush(Self.wrapOutboundOut(taken), promise: nil) } else { context.write(Self.wrapOutboundOut(taken), promise: nil) }
+        guard out.capacity == 0, taken.capacity <= Self.outBytesKept else { return }
+        taken.clear(minimumCapacity: Self.outBytesMin)
+        out = taken
     }
 
     /// Sends what windows and socket take, a frame of each blocked stream in turn.
@@ -445,7 +451,7 @@ final class FrameHandler: ChannelInboundHandler, FrameLayer {
             context?.flush()
             return
         }
-        context.writeAndFlush(Self.wrapOutboundOut(takeOut()), promise: nil)
+        writeOut(context, flushing: true)
     }
     func close() { context?.close(promise: nil) }
 }

@@ -5,58 +5,58 @@ import Synchronization
 /// Records that are applied and not yet durable in the record lane, for readers on any thread.
 ///
 /// 1. Applied records are inserted before anyone is told of them.
-/// 2. A checkpoint closes a generation: what was inserted before belongs to it.
-/// 3. When the checkpoint is durable its records are removed, unless a later generation replaced them (a reseal).
+/// 2. A checkpoint seals what was inserted before it: one generation is on its way to the record lane while the next one fills.
+/// 3. When the checkpoint is durable its generation is let go as a whole. What replaced a record of it meanwhile (a reseal) is in the next one.
 ///
 /// A reader looks here first and in the record lane after: whatever is missing here was durable there before.
 final class Overlay: Sendable {
-    private struct Slot { var generation: UInt64; var value: Record.Value }
+    private typealias Generation = [Revision: Record.Value]
     private struct State {
-        var slots: [Revision: Slot] = [:]
-        var generation: UInt64 = 1
+        var filling = Generation()
+        var sealed = Generation()
+        subscript(revision: Revision) -> Record.Value? { filling[revision] ?? (sealed.isEmpty ? nil : sealed[revision]) }
     }
     private let state: Mutex<State>
 
     init() {
         var state = State()
-        state.slots.reserveCapacity(1 << 12)
+        state.filling.reserveCapacity(1 << 12)
         self.state = Mutex(state)
     }
 
-    func insert(_ records: [Record]) {
+    func insert(_ records: ArraySlice<Record>) {
         state.withLock { state in
-            for record in records {
-                var value = record.value
+            for position in records.indices {
+                var value = records[position].value
                 // A copy of what is here is that itself; else it is in the record lane, until a compaction removes it there.
-                if case .copy(let source) = value, let slot = state.slots[source] { value = slot.value }
-                state.slots[record.revision] = Slot(generation: state.generation, value: value)
+                if case .copy(let source) = value, let found = state[source] { value = found }
+                state.filling[records[position].revision] = value
             }
         }
     }
 
-    /// Closes the generation and answers its number.
-    func seal() -> UInt64 {
+    /// What was inserted until now is being stored. One generation at a time.
+    func seal() {
         state.withLock { state in
-            defer { state.generation += 1 }
-            return state.generation
+            precondition(state.sealed.isEmpty, "the generation before is durable and let go")
+            state.sealed = state.filling
+            state.filling = Generation(minimumCapacity: state.sealed.count)
         }
     }
 
-    func remove(_ revisions: [Revision], through generation: UInt64) {
-        state.withLock { state in
-            for revision in revisions where state.slots[revision].map({ $0.generation <= generation }) == true {
-                state.slots[revision] = nil
-            }
-        }
+    /// The sealed generation is durable. Letting go of its values takes its time: not for the replica's thread.
+    func releaseSealed() {
+        var released = Generation()
+        state.withLock { swap(&$0.sealed, &released) }
     }
 
     /// The store was replaced: what is here is of no use, or in the new one.
-    func removeAll() { state.withLock { $0.slots.removeAll(keepingCapacity: true) } }
+    func removeAll() { state.withLock { ($0.filling, $0.sealed) = (Generation(), Generation()) } }
 
-    subscript(revision: Revision) -> Record.Value? { state.withLock { $0.slots[revision]?.value } }
+    subscript(revision: Revision) -> Record.Value? { state.withLock { $0[revision] } }
     /// One lock for all.
     func values(of revisions: [Revision]) -> [Record.Value?] {
-        state.withLock { state in revisions.map { state.slots[$0]?.value } }
+        state.withLock { state in revisions.map { state[$0] } }
     }
-    var count: Int { state.withLock { $0.slots.count } }
+    var count: Int { state.withLock { $0.filling.count + $0.sealed.count } }
 }

@@ -93,6 +93,7 @@ package final class ReplicaService: Sendable {
         for submission in submissions { requests.append(request(submission)) }
         let refused = shared.mailbox.change { mailbox -> (ReplicaError, abandoned: Bool)? in
             if let error = mailbox.closed, mailbox.isAbandoned { return (error, true) }
+            if mailbox.mail.requests.isEmpty { mailbox.mail.requests.reserveCapacity(requests.count) }
             for request in requests { post(request, to: &mailbox) }
             return nil
         }

@@ -51,8 +51,8 @@ final class ReplicaThread: @unchecked Sendable {
 
     /// The frame of the log that was last durable.
     var anchor: LogAnchor?
-    /// The checkpoint that the record lane is writing.
-    var checkpoint: (revisions: [Revision], generation: UInt64)?
+    /// What the record lane is to have applied once it has written the present checkpoint.
+    var storing: LogIndex?
     /// Readers that began before a compaction, and how long its records are kept for them.
     private var hold: (epoch: UInt64, deadline: Int64)?
     private var hasCompacted = false
@@ -215,7 +215,7 @@ final class ReplicaThread: @unchecked Sendable {
         case .membersChanged: publishMembers()
         case .outOfService(let reason): isWrong(reason)
         case .repaired: endRepair()
-        case .written(let records): shared.overlay.insert(records)
+        case .written(let records): shared.overlay.insert(records[...])
         case .keysChanged: publishKeys()
         case .answer(let replies):
             guard failure == nil else { return }
@@ -250,20 +250,22 @@ final class ReplicaThread: @unchecked Sendable {
     // MARK: - Checkpoints
 
     private func requestCheckpoint() {
-        guard checkpoint == nil else { return }
+        guard storing == nil else { return }
         if let hold, ending == nil, now < hold.deadline, shared.pins.isHeld(through: hold.epoch) { return }
         hold = nil
         handle(.storeDue)
     }
 
     private func store(_ checkpoint: Checkpoint) {
-        self.checkpoint = (checkpoint.records.map(\.revision), shared.overlay.seal())
+        storing = checkpoint.applied
+        shared.overlay.seal()
         publishKeys()
         let batch = RecordBatch(
             applied: checkpoint.applied, appliedTerm: replica.raft.log.term(at: checkpoint.applied) ?? 0, anchor: anchor, records: checkpoint.records,
             removed: checkpoint.removed, tables: checkpoint.tables)
-        let mailbox = shared.mailbox
+        let (mailbox, overlay) = (shared.mailbox, shared.overlay)
         records.commit(batch) { result in
+            if case .success = result { overlay.releaseSealed() }
             mailbox.change { mailbox in
                 switch result {
                 case .success: mailbox.mail.stored.append(checkpoint.applied)
@@ -276,8 +278,7 @@ final class ReplicaThread: @unchecked Sendable {
     }
 
     private func stored(through index: LogIndex) {
-        if let checkpoint { shared.overlay.remove(checkpoint.revisions, through: checkpoint.generation) }
-        checkpoint = nil
+        if storing == index { storing = nil }  // Else it was of records that were replaced since.
         if let statistics = try? records.statistics() { databaseBytes = statistics.fileBytes }
         handle(.stored(through: index))
     }
@@ -309,7 +310,7 @@ final class ReplicaThread: @unchecked Sendable {
         case .abrupt: true
         case .graceful:
             failure != nil || now >= endingDeadline
-                || (replica.proposalsWaiting == 0 && checkpoint == nil
+                || (replica.proposalsWaiting == 0 && storing == nil
                     && replica.storedThrough >= (replica.isClustered ? endingIndex : replica.store.appliedIndex))
         }
     }

@@ -115,7 +115,7 @@ extension ReplicaThread {
         try places.promote(directory)
         records = new
         shared.records.replace(new)
-        checkpoint = nil
+        storing = nil
     }
 
     func restartLog(after position: EntryPosition) {

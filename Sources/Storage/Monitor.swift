@@ -82,8 +82,16 @@ package func monotonicNanoseconds() -> UInt64 {
     private let thread: pthread_t
     private let joined = Monitor(false)
 
-    package init(_ body: @escaping @Sendable () -> Void) throws(StorageFailure) {
-        let start = unsafe Unmanaged.passRetained(Start(body))
+    /// How much a background thread yields to those that answer requests.
+    private static let backgroundNiceness: Int32 = 10
+
+    /// `background`: work that nobody waits for, which gives way to other threads when processors are short.
+    package init(background: Bool = false, _ body: @escaping @Sendable () -> Void) throws(StorageFailure) {
+        let start = unsafe Unmanaged.passRetained(Start {
+            // Of this thread alone, on Linux; when it is refused, the work is done all the same.
+            if background { _ = setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, Self.backgroundNiceness) }
+            body()
+        })
         var thread = pthread_t()
         let status = unsafe pthread_create(&thread, nil, { argument in
             guard let argument = unsafe argument else { return nil }

@@ -93,7 +93,7 @@ package final class RecordLane: Sendable {
         self.database = database
         self.codecs = codecs
         self.lock = lock
-        thread = try LaneThread {
+        thread = try LaneThread(background: true) {
             while let orders = Self.take(from: inbox, options) { Self.carryOut(orders, records, inbox) }
         }
     }
@@ -316,7 +316,7 @@ private final class RecordThread: @unchecked Sendable {
         try database.write { transaction throws(StorageFailure) in
             for batch in batches {
                 precondition(batch.applied >= newState.applied, "the applied index never goes back")
-                for record in batch.records { try store(record, &newLast, transaction) }
+                for position in batch.records.indices { try store(batch.records[position], &newLast, transaction) }
                 for revision in batch.removed {
                     let key = RecordCodec.key(revision)
                     try unsafe key.withRawBytes { key throws(StorageFailure) in try unsafe transaction.delete(database.records, key) }

@@ -54,6 +54,8 @@ struct LogDirectory: Sendable {
                 let count = min(zeros.count, bytes - offset)
                 try unsafe file.write(UnsafeRawBufferPointer(rebasing: zeros.bytes[..<count]), at: offset)
                 offset += count
+                // A step at a time: the log's own syncs would otherwise wait behind the whole segment.
+                if offset < bytes { try file.synchronizeData() }
             }
             try file.synchronize()
             try fileSystem.rename(temporary, to: filePath(name(of: segment)))
@@ -97,7 +99,7 @@ final class SegmentFiles: LogMedium, @unchecked Sendable {
         self.fillRetryNanoseconds = fillRetryNanoseconds
         self.active = active
         shared = Monitor(Shared(spare: spare))
-        thread = try LaneThread { [unowned self] in tend() }
+        thread = try LaneThread(background: true) { [unowned self] in tend() }
     }
 
     var reserve: LogReserve {

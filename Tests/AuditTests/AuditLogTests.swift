@@ -64,6 +64,7 @@ struct AuditLogTests {
     @Test("a file that cannot be written fails the log, once and for all")
     func failed() throws {
         let log = try AuditLog(path: "/dev/full")
+        defer { try? log.close() }
         try log.append(record(1))
         #expect(throws: AuditError.failed("write", errno: ENOSPC)) { try log.flush() }
         #expect(throws: AuditError.failed("write", errno: ENOSPC)) { try log.append(record(2)) }
