@@ -5,10 +5,11 @@
 # make bitrot changes every byte of a data directory in turn (hours); make test takes a sample of both
 # make simulate runs clusters from seeds, deterministically: exits 0 only if no promise was broken (WORLD=raft STEPS=1000000 FROM=1 narrow it)
 # make mutants shows for every deliberate bug, compiled into a build of its own, whether the simulator catches it
+# make torture [HISTORIES=20] [MEMBERS=1] [SERVER=cofferd|etcd] [SEED=1] hurts real daemons and checks what their clients saw: exits 0 only if nothing was violated
 SWIFT_BUILD = swift build --explicit-target-dependency-import-check error
 SHELL = /bin/bash
 
-.PHONY: run test simulate mutants differential bitrot bench build setup-build setup-test setup-bench clean
+.PHONY: run test torture simulate mutants differential bitrot bench build setup-build setup-test setup-bench clean
 run: build
 	@ONCE=$(ONCE) examples/one-node/run
 
@@ -20,7 +21,7 @@ build: setup-build
 # Cores first, side by side. Then what works with threads, sockets, mounts and real programs: one test at a time, each
 # folder in a process of its own, so that none of them waits for another one's event loops.
 CORES = Basics|SecretMemory|Raft|WriteAheadLog|MVCC|Replica|Sealing|FileSealing|Resources|Access|Mounts|Audit|Certificates|NodeProtocol|EtcdProtocol|ObjectStore|APIClient|Commands|Histories|Simulation|Tidy
-SHELLS = Storage ReplicaService Peers Barrier KeyVault Coffer RPC EtcdServer CofferClient APIServer StatusServer NodeAgent Conformance Differential
+SHELLS = Storage ReplicaService Peers Barrier KeyVault Coffer RPC EtcdServer CofferClient APIServer StatusServer NodeAgent Conformance Differential Torture
 TEST = timeout --kill-after=10 900 swift test --skip-build
 
 test: setup-test
@@ -38,6 +39,13 @@ differential: setup-test build
 bitrot: setup-test
 	COFFER_ONLY=Barrier $(SWIFT_BUILD) --build-tests
 	COFFER_ONLY=Barrier COFFER_BITROT=all swift test --skip-build --filter '^BarrierTests\.BitRotTests'
+
+HISTORIES = 20
+MEMBERS = 1
+SERVER = cofferd
+torture: setup-test build
+	$(SWIFT_BUILD) -c release --product coffer-torture
+	.build/release/coffer-torture --server $(SERVER) --members $(MEMBERS) --histories $(HISTORIES) --seed $(SEED)
 
 simulate: setup-build
 	$(SWIFT_BUILD) -c release --product simulate
