@@ -23,7 +23,8 @@ import Torture
     @Test("one daemon is killed, stopped, filled, jumped and cut off, and its clients see nothing wrong", .enabled(if: hasCofferd, "needs cofferd"), .timeLimit(.minutes(5)))
     func oneDaemon() async throws { try await run { _ in } }
 
-    @Test("the same clients and checks find nothing wrong with three of Debian's etcd", .enabled(if: Subprocess.find("etcd") != nil, "etcd is not installed"), .timeLimit(.minutes(5)))
+    @Test("the same clients and checks find nothing wrong with three of Debian's etcd",
+          .enabled(if: Subprocess.find("etcd") != nil, "etcd is not installed"), .timeLimit(.minutes(5)))
     func threeOfEtcd() async throws {
         try await run { options in
             (options.server, options.members, options.program) = (.etcd, 3, Subprocess.find("etcd") ?? "")
