@@ -77,6 +77,7 @@ extension Replica {
             let others = members.map(\.id).filter { $0 != member }
             if !others.isEmpty { effects.append(.send(others.map { PeerMessage(from: member, to: $0, .lost) })) }
         }
+        tellSpace(into: &effects)
         guard raft.isLeader else { return }
         found(into: &effects)
         guard now >= comparison.dueAt else { return }
@@ -85,13 +86,23 @@ extension Replica {
         restoreVoters(into: &effects)
     }
 
+    /// The other members refuse what this one has no room for, until it has.
+    private mutating func tellSpace(into effects: inout EffectBuffer) {
+        let alarm = Alarm(.noSpace, of: member)
+        guard isClustered, raft.leader != nil, now >= spaceToldAt, store.members[member] != nil,
+              isSpaceShort != store.members.hasAlarm(.noSpace, of: member) else { return }
+        spaceToldAt = now + configuration.hashMilliseconds
+        let proposal = Proposal(ticket: nil, command: .alarm(alarm, isRaised: isSpaceShort))
+        if raft.isLeader { propose([proposal], into: &effects) } else { forward([proposal], evenUnawaited: true, into: &effects) }
+    }
+
     // MARK: - Forwarding, as the origin
 
-    mutating func forward(_ proposed: [Proposal], into effects: inout EffectBuffer) {
+    mutating func forward(_ proposed: [Proposal], evenUnawaited: Bool = false, into effects: inout EffectBuffer) {
         let first = forwards.upcomingSequence
         for proposal in proposed {
             // What nobody waits for is the leader's own affair.
-            guard proposal.ticket != nil else { continue }
+            guard proposal.ticket != nil || evenUnawaited else { continue }
             forwards.append(proposal, deadline: now + configuration.requestMilliseconds)
         }
         sendForwards(from: first, into: &effects)
@@ -224,6 +235,7 @@ extension Replica {
 
     mutating func membersChanged(into effects: inout EffectBuffer) {
         effects.append(.membersChanged)
+        isSpaceShortSomewhere = store.members.alarms.contains { $0.kind == .noSpace }
         reviewRepair(into: &effects)
         guard unfitness == nil, repair == .none, store.members.hasAlarm(.corrupt, of: member) else { return }
         let reason = "what this member holds is not what the others hold"

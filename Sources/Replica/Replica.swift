@@ -74,6 +74,9 @@ package struct Replica: ~Copyable, Sendable {
     var storedIndex: LogIndex
     var isHalted = false
     var isSpaceShort = false
+    /// A member's disk is full, and says so by an alarm: it could not store what others would.
+    var isSpaceShortSomewhere = false
+    var spaceToldAt: Int64 = 0
     var raftEffects: [Raft.Effect] = []
 
     // Of a member among others; idle in a single one.
@@ -128,6 +131,7 @@ package struct Replica: ~Copyable, Sendable {
         forwards = Forwards(member: configuration.raft.member, incarnation: configuration.incarnation)
         if let earlier { forwards.outgrow(earlier.incarnation) }
         self.store = store
+        isSpaceShortSomewhere = self.store.members.alarms.contains { $0.kind == .noSpace }
         if isClustered, log.base.index < self.store.appliedIndex {
             for index in (log.base.index + 1)...self.store.appliedIndex { window.append(raft.log[index].payload.count) }
         }
@@ -187,7 +191,9 @@ package struct Replica: ~Copyable, Sendable {
         case .snapshotSent(let member, let index): step(.snapshotSent(to: member, at: index), into: &effects)
         case .storeDue: checkpoint(into: &effects)
         case .stored(let index): stored(index, into: &effects)
-        case .space(let isShort): isSpaceShort = isShort
+        case .space(let isShort):
+            isSpaceShort = isShort
+            spaceToldAt = 0
         }
     }
 
@@ -249,7 +255,7 @@ package struct Replica: ~Copyable, Sendable {
 
     mutating func propose(_ proposed: [Proposal], into effects: inout EffectBuffer) {
         if let unfit { return effects.append(.answer(proposed.compactMap(\.ticket).map { Reply($0, unfit) })) }
-        let proposed = isSpaceShort ? withoutGrowing(proposed, into: &effects) : proposed
+        let proposed = isSpaceShort || isSpaceShortSomewhere ? withoutGrowing(proposed, into: &effects) : proposed
         guard !proposed.isEmpty else { return }
         guard raft.isLeader || !isClustered else { return forward(proposed, into: &effects) }
         guard proposed.contains(where: \.command.changesMembership) else { return step(.propose(proposed.map(\.payload)), proposed: proposed, into: &effects) }

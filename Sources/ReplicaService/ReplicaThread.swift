@@ -117,7 +117,7 @@ final class ReplicaThread: @unchecked Sendable {
         if !mail.received.isEmpty { handle(.received(mail.received)) }
         for order in mail.peerOrders { carryOut(order) }
         for installation in mail.installations { install(installation) }
-        if let damage = mail.damage, replica.isClustered, standing.leader != nil { isWrong(damage) }
+        if let damage = mail.damage, replica.isClustered, standing.leader != nil, !isAnotherBeingRepaired { isWrong(damage) }
         ask(mail.requests)
         for (sink, ticket, error) in mail.rejected { desk.tell(sink, ticket, .failure(error)) }
         for index in mail.stored { stored(through: index) }

@@ -128,6 +128,9 @@ extension ReplicaThread {
 
     // MARK: - Repair
 
+    /// One at a time: the others must be able to help.
+    var isAnotherBeingRepaired: Bool { replica.store.members.alarms.contains { $0.kind != .noSpace && $0.member != replica.member } }
+
     /// What this member holds is not what the others hold, or is damaged.
     func isWrong(_ reason: String) {
         guard leaving == nil, !replica.isRepairing, lane != nil, RepairMark.canRepair(replica.member, among: replica.members) else {

@@ -66,6 +66,7 @@ struct ReplicaServiceTests {
         let directory = try TemporaryDirectory()
         let service = try await Fixture.started(directory) { $0.proposalsInFlightMax = 10 }, box = AnswerBox()
         #expect(await eventually { service.status().proposalsInFlight == 0 })
+        #expect(await eventually { service.status().proposalsInFlight == 0 })
         service.submit((0..<200).map { Submission(ticket: $0, sink: box, request: .propose(Fixture.put("k\($0)", "v"))) })
         #expect(await eventually { box.count == 200 })
         let failures = box.all.values.filter { if case .failure(.overloaded) = $0 { true } else { false } }

@@ -131,7 +131,21 @@ struct ClusterTests {
         #expect(trio.carryOut(3, Fixture.put("a", "1")) == .noSpace)
         #expect(trio.carryOut(3, Fixture.delete("a")) == .applied(.operation(.deleteRange(deleted: 0, previous: [])), revision: 1))
         trio.handle(1, .space(isShort: false))
+        trio.pass(ticks: 3)
         #expect(trio.carryOut(3, Fixture.put("a", "1")) == Self.put)
+    }
+
+    @Test("a full disk at a follower is an alarm: nobody takes what it has no room for, until it has")
+    func fullFollower() throws {
+        var trio = try started()
+        trio.handle(3, .space(isShort: true))
+        trio.pass(ticks: 3)
+        #expect(trio.with(1) { $0.store.members.alarms } == [Alarm(.noSpace, of: MemberID(3))])
+        #expect(trio.carryOut(1, Fixture.put("a", "1")) == .noSpace && trio.carryOut(2, Fixture.put("a", "1")) == .noSpace)
+        #expect(trio.carryOut(2, Fixture.delete("a")) == .applied(.operation(.deleteRange(deleted: 0, previous: [])), revision: 1))
+        trio.handle(3, .space(isShort: false))
+        trio.pass(ticks: 3)
+        #expect(trio.with(2) { $0.store.members.alarms }.isEmpty && trio.carryOut(2, Fixture.put("a", "1")) == Self.put)
     }
 
     @Test("leases: granted and kept alive by way of a follower, and not ended early by a new leader")
@@ -406,7 +420,9 @@ struct PeerMessageTests {
     @Test("no bytes make the readers trap: cut, flipped and random ones are refused or read as something else")
     func hostile() throws {
         var random = SeededGenerator(seed: 5)
-        let entries = (1...3).map { Entry(index: 9 + LogIndex($0), term: 3, kind: $0 == 2 ? .membership : .ordinary, payload: Bytes(repeating: 7, count: $0 * 5)) }
+        let entries = (1...3).map { number in
+            Entry(index: 9 + LogIndex(number), term: 3, kind: number == 2 ? .membership : .ordinary, payload: Bytes(repeating: 7, count: number * 5))
+        }
         let position = EntryPosition(index: 9, term: 2)
         let bodies: [PeerMessage.Body] = [
             .raft(Message(from: MemberID(1), to: MemberID(2), term: 3, .append(previous: position, entries: entries, commit: 8))),
