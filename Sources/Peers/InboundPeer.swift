@@ -46,13 +46,10 @@ final class InboundPeer: PeerSessionOwner {
     func closed(_ session: PeerSession, because failure: PeerFailure) {
         intake?.abandon()
         intake = nil
-        switch failure {
-        case .closed: break
-        case .tls, .violation, .refusing, .noGreeting:
-            logger.warning("a peer's connection was ended", metadata: ["address": "\(session.remoteAddress)", "name": "\(greeting?.name ?? "")", "reason": "\(failure)"])
-        case .refused, .unreachable:
-            logger.debug("a peer's connection ended", metadata: ["reason": "\(failure)"])
-        }
+        guard failure != .closed else { return }
+        logger.log(level: failure.isExpected ? .debug : .warning, "a peer's connection was ended", metadata: [
+            "address": "\(session.remoteAddress)", "name": "\(greeting?.name ?? "")", "reason": "\(failure)",
+        ])
     }
 
     // MARK: Requests

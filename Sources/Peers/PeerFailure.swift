@@ -9,6 +9,14 @@ package enum PeerFailure: Error, Equatable, Sendable, CustomStringConvertible {
     case unreachable(String)
     case noGreeting
     case closed
+    /// What comes and goes while members start and stop.
+    var isExpected: Bool {
+        switch self {
+        case .closed, .unreachable: true
+        case .refused(let refusal), .refusing(let refusal): refusal.reason == .notReady
+        case .violation, .tls, .noGreeting: false
+        }
+    }
     package var description: String {
         switch self {
         case .refused(let refusal): "refused by the peer: \(refusal)"

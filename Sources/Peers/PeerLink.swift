@@ -131,6 +131,11 @@ final class PeerLink: PeerSessionOwner, @unchecked Sendable {
 
     private func connect() {
         guard !isClosed, !isConnecting, session == nil, !urls.isEmpty else { return }
+        // Who does not know yet who it is has nothing to greet with.
+        guard transport.identity.keyring != nil else {
+            eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(PeerLimits.backoffMillisecondsMin)) { self.connect() }
+            return
+        }
         isConnecting = true
         let url = urls[attempts % urls.count]
         attempts &+= 1
@@ -175,7 +180,7 @@ final class PeerLink: PeerSessionOwner, @unchecked Sendable {
         guard !isClosed else { return }
         if failure != lastFailure {
             lastFailure = failure
-            logger.log(level: failure == .closed ? .info : .warning, "no connection to a peer", metadata: ["reason": "\(failure)"])
+            logger.log(level: failure.isExpected ? .info : .warning, "no connection to a peer", metadata: ["reason": "\(failure)"])
         }
         if wasOpen { transport.isUnreachable(member) }
         if case .refused(let refusal) = failure, refusal.reason == .removed { transport.isRemoved() }

@@ -112,6 +112,8 @@ final class PeerSession: ChannelInboundHandler {
         context.fireUserInboundEventTriggered(event)
     }
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        // The other side is gone without a word: a crash, not a matter of TLS.
+        if case .uncleanShutdown? = error as? NIOSSLError { return close(because: .unreachable("the connection broke off")) }
         close(because: error is NIOSSLError || error is NIOSSLExtraError || error is BoringSSLError ? .tls("\(error)") : .unreachable("\(error)"))
     }
     func channelWritabilityChanged(context: ChannelHandlerContext) {

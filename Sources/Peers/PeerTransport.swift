@@ -113,6 +113,15 @@ package final class PeerTransport: Sendable {
         for link in started { link.start() }
     }
 
+    /// Members that are refused from now on: their ids are never used again.
+    package func refuse(_ removed: [MemberID]) {
+        let links = state.withLock { state in
+            state.removed.formUnion(removed)
+            return removed.compactMap { state.links.removeValue(forKey: $0) }
+        }
+        for link in links { link.stop() }
+    }
+
     /// A member that this one has not in its table yet greets: it must be answerable.
     func learn(_ greeting: PeerGreeting) {
         guard let member = greeting.from else { return }

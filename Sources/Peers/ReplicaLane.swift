@@ -34,6 +34,10 @@ package final class ReplicaLane: PeerLane {
     package func attach(_ service: ReplicaService) {
         state.withLock { $0.service = service }
         transport.attach(receiver: self, snapshots: self)
+        // Of those removed before this start the table knows; of later ones `membersChanged` tells.
+        Task { [transport] in
+            if let removed = try? await service.inspect({ $0.members.removed }) { transport.refuse(removed) }
+        }
     }
     /// Called once, when the others say that this member has been removed, or its own table does.
     package func whenRemoved(_ call: @escaping @Sendable () -> Void) {

@@ -102,6 +102,7 @@ extension Serve {
         }
         let outcome = try await start.settle()
         try checkSharedSeal(outcome)
+        transport.identify(PeerIdentity(name: name, cluster: outcome.cluster, member: outcome.member, peerURLs: outcome.peerURLs))
         let lane = ReplicaLane(transport: transport, eventLoop: group.next(), logger: logger)
         lane.whenRemoved {
             logger.notice("this member has been removed from the cluster: it stops")

@@ -58,11 +58,9 @@ struct Serve: AsyncParsableCommand {
         _ = clinux_forbid_dump()
         _ = clinux_forbid_core()
         let level = logLevel
-        LoggingSystem.bootstrap { label in
-            var handler = StreamLogHandler.standardError(label: label)
-            handler.logLevel = level
-            return handler
-        }
+        let writer = LogWriter()
+        LoggingSystem.bootstrap { LineLogHandler(label: $0, level: level, writer: writer) }
+        defer { writer.drain() }
         var logger = Logger(label: "cofferd")
         logger.logLevel = level
         do { try await serve(logger) } catch {

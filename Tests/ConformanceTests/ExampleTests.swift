@@ -15,4 +15,15 @@ import Testing
         #expect(run.status == 0, Comment(rawValue: run.text))
         #expect(run.output.contains("Every step held."))
     }
+
+    @Test("three nodes: the leader is killed under a writer and a watcher, and nothing is lost; a member joins, another leaves",
+          .enabled(if: Program.etcdctl != nil, "etcdctl is not installed"), .timeLimit(.minutes(5)))
+    func threeNodes() async throws {
+        let example = Program.root.appendingPathComponent("examples/three-nodes/run")
+        let run = try await Program.run(example, environment: [
+            "ONCE": "1", "COFFER_BIN": Program.folder.path, "COFFER_PORT_BASE": "\(Int.random(in: 20_000...29_000))", "COFFER_RUN": ".run/three-nodes-test",
+        ], withinSeconds: 240)
+        #expect(run.status == 0, Comment(rawValue: run.text))
+        #expect(run.output.contains("Every step held."))
+    }
 }

@@ -1,0 +1,195 @@
+import Foundation
+import Glibc
+import Testing
+
+/// Real daemons as one cluster, under stock etcdctl and cofferctl.
+@Suite(.enabled(if: Program.etcdctl != nil, "etcdctl is not installed"), .timeLimit(.minutes(5))) struct ClusterTests {
+    @Test("three members begin together: each serves reads and writes, one seal file is everybody's, and etcdctl sees them")
+    func begin() async throws {
+        try await MemberCluster.with { cluster in
+            try await cluster.found(cluster.names)
+            for name in cluster.names { expect(try await cluster.etcdctl([name], "put", "from/\(name)", "value-\(name)"), is: "OK\n") }
+            for name in cluster.names {
+                expect(try await cluster.etcdctl([name], "get", "from/", "--prefix", "--print-value-only"), is: "value-a\nvalue-b\nvalue-c\n")
+            }
+            let seals = Set(try cluster.names.map { try Data(contentsOf: URL(fileURLWithPath: cluster.folder($0) + "/data/seal")) })
+            #expect(seals.count == 1)
+            let keys = Set(try cluster.names.map { try Data(contentsOf: URL(fileURLWithPath: cluster.folder($0) + "/data/member")) })
+            #expect(keys.count == 3, "each member has a file key of its own")
+            let list = try await cluster.etcdctl(["b"], "member", "list", "-w", "table")
+            for name in cluster.names { expect(list, prints: cluster.peerURL(name), "http://127.0.0.1:\(cluster.port(name).etcd)", "| started | ") }
+            expect(try await cluster.etcdctl(cluster.names, "endpoint", "health"), prints: "is healthy")
+            let status = try await cluster.etcdctl(cluster.names, "endpoint", "status")
+            #expect(status.output.split(separator: "\n").count == 3)
+            #expect(status.output.matches(of: #/, true, false, /#).count == 1, "\(status.text)")
+            try await cluster.agree(cluster.names)
+            expect(try await cluster.etcdctl(["c"], "alarm", "list"), is: "")
+            expect(try await cluster.cofferctl(["members", "list", "--endpoints", cluster.endpoints(["a"])]), prints: "IS LEARNER", "started")
+            expect(try await cluster.cofferctl(["endpoint", "status", "--members", "--endpoints", cluster.endpoints(["a"])]), prints: "RAFT TERM", "true")
+            expect(try await cluster.cofferctl(["endpoint", "health", "--endpoints", cluster.endpoints(cluster.names)]), prints: "true")
+        }
+    }
+
+    @Test("leadership moves where it is told to, and not to anybody else")
+    func moveLeader() async throws {
+        try await MemberCluster.with { cluster in
+            try await cluster.found(cluster.names)
+            let leader = try await cluster.leader(among: cluster.names)
+            let next = try #require(cluster.names.first { $0 != leader })
+            let id = try await cluster.memberID(next, asking: [leader])
+            expect(try await cluster.etcdctl([next], "move-leader", id), 128 /* no leader among the endpoints */, prints: "no leader endpoint")
+            expect(try await cluster.etcdctl(cluster.names, "move-leader", id), prints: "Leadership transferred")
+            #expect(try await cluster.leader(among: cluster.names) == next)
+            expect(try await cluster.etcdctl(cluster.names, "move-leader", "123abc"), 1, prints: "etcdserver: bad leader transferee")
+            let back = try await cluster.memberID(leader, asking: [next])
+            expect(try await cluster.cofferctl(["move-leader", back, "--endpoints", cluster.endpoints(cluster.names)]), prints: "Leadership transferred")
+            #expect(try await cluster.leader(among: cluster.names) == leader)
+        }
+    }
+
+    @Test("the leader is killed: what was acknowledged is there, writes go on, and the dead one catches up when it is back")
+    func failover() async throws {
+        try await MemberCluster.with { cluster in
+            try await cluster.found(cluster.names)
+            for number in 0..<10 { expect(try await cluster.etcdctl(["a"], "put", "k/\(number)", "v\(number)"), is: "OK\n") }
+            let leader = try await cluster.leader(among: cluster.names)
+            let others = cluster.names.filter { $0 != leader }
+            try await cluster.kill(leader)
+            try await eventually("writes go on") { try await cluster.etcdctl([others[0]], "put", "after", "x", "--command-timeout", "2s").status == 0 }
+            for name in others {
+                expect(try await cluster.etcdctl([name], "get", "k/", "--prefix", "--print-value-only"), is: (0..<10).map { "v\($0)\n" }.joined())
+                expect(try await cluster.etcdctl([name], "get", "after", "--print-value-only"), is: "x\n")
+            }
+            try await cluster.restart(leader)
+            try await cluster.agree(cluster.names)
+            for name in cluster.names { #expect(try await cluster.terminate(name) == .exited(0)) }
+            // All of it comes back from the disks, too.
+            for name in cluster.names { try cluster.launch(name) }
+            for name in cluster.names { try await cluster.serves(name) }
+            expect(try await cluster.etcdctl(["b"], "get", "after", "--print-value-only"), is: "x\n")
+        }
+    }
+
+    @Test("a learner is added, catches up, is promoted; a member is removed and stops; what would lose the quorum is refused")
+    func members() async throws {
+        try await MemberCluster.with(["a", "b", "c", "d"]) { cluster in
+            let first = ["a", "b", "c"]
+            try await cluster.found(first)
+            expect(try await cluster.etcdctl(["a"], "put", "k", "v"), is: "OK\n")
+            expect(try await cluster.etcdctl(first, "member", "add", "x", "--peer-urls=http://127.0.0.1:1"), 1, prints: "given member URLs are invalid")
+            expect(try await cluster.etcdctl(first, "member", "add", "x", "--peer-urls=\(cluster.peerURL("a"))"), 1, prints: "Peer URLs already exists")
+            expect(try await cluster.etcdctl(first, "member", "remove", "12ab"), 1, prints: "member not found")
+
+            expect(try await cluster.etcdctl(first, "member", "add", "d", "--learner", "--peer-urls=\(cluster.peerURL("d"))"), prints: "added to cluster")
+            let id = try await cluster.memberID("d", asking: first)
+            expect(try await cluster.etcdctl(first, "member", "promote", id), 1, prints: "in sync with leader")
+            try cluster.launch("d", ["initial-cluster": cluster.initial(cluster.names), "initial-cluster-state": "existing"])
+            try await cluster.serves("d")
+            try await cluster.agree(cluster.names)
+            try await eventually("d is promoted") { try await cluster.etcdctl(first, "member", "promote", id).status == 0 }
+            expect(try await cluster.etcdctl(["d"], "get", "k", "--print-value-only"), is: "v\n")
+            expect(try await cluster.etcdctl(["d"], "put", "k", "w"), is: "OK\n")
+            expect(try await cluster.etcdctl(first, "member", "promote", id), 1, prints: "can only promote a learner")
+
+            let gone = try await cluster.memberID("c", asking: first)
+            expect(try await cluster.cofferctl(["members", "remove", gone, "--endpoints", cluster.endpoints(["a"])]), prints: "removed from cluster")
+            #expect(try await cluster.child("c")?.ended(withinSeconds: 30) == .exited(0))
+            let left = ["a", "b", "d"]
+            expect(try await cluster.etcdctl(["b"], "put", "k", "y"), is: "OK\n")
+            try await cluster.agree(left)
+            // Its directory does not bring it back.
+            let again = try cluster.launch("c")
+            _ = try await again.ended(withinSeconds: 60)
+            #expect(again.output.contains("ready") == false)
+
+            // Two that never started would leave the rest without a quorum.
+            expect(try await cluster.etcdctl(left, "member", "add", "e", "--peer-urls=https://127.0.0.1:1"), prints: "added to cluster")
+            expect(try await cluster.etcdctl(left, "member", "add", "f", "--peer-urls=https://127.0.0.1:2"), prints: "added to cluster")
+            expect(try await cluster.etcdctl(left, "member", "add", "g", "--peer-urls=https://127.0.0.1:3"), 1, prints: "not enough started members")
+        }
+    }
+
+    @Test("flags that do not fit are refused by name")
+    func mismatches() async throws {
+        try await MemberCluster.with { cluster in
+            func refused(_ name: String, _ flags: [String: String], says text: String) async throws {
+                let child = try cluster.launch(name, flags)
+                let ending = try await child.ended(withinSeconds: 60)
+                #expect(ending == .exited(1) || ending == .exited(64), "\(child.errors)")
+                #expect(child.errors.contains(text), "\(child.errors)")
+                #expect(!FileManager.default.fileExists(atPath: cluster.folder(name) + "/data/member"))
+            }
+            let all = cluster.initial(cluster.names)
+            try await refused("a", ["initial-cluster": cluster.initial(["b", "c"])], says: "--name a is not in --initial-cluster, which has b, c")
+            try await refused("a", ["initial-cluster": all, "initial-advertise-peer-urls": "https://127.0.0.1:1"], says: "--initial-advertise-peer-urls https://127.0.0.1:1")
+            try await refused("a", ["initial-cluster": "a=http://127.0.0.1:1"], says: "always speak TLS")
+            try await refused("a", ["initial-cluster": all, "peer-cert-file": ""], says: "cofferctl certificates members")
+            try await refused("a", ["initial-cluster": all, "peer-cert-file": cluster.home.path + "/peers/b.crt", "peer-key-file": cluster.home.path + "/peers/b.key"],
+                              says: "the certificate of member 'b'; --name says 'a'")
+            for name in cluster.names {
+                try cluster.launch(name, ["initial-cluster": all, "initial-cluster-token": name == "a" ? "one" : "two"])
+            }
+            try await eventually("those started with another token are told") {
+                cluster.names.contains { cluster.log($0).contains("another initial cluster") }
+            }
+        }
+    }
+
+    @Test("a member whose directory was lost does not begin anew under its old id")
+    func lostDirectory() async throws {
+        try await MemberCluster.with { cluster in
+            try await cluster.found(cluster.names)
+            for name in cluster.names {
+                expect(try await cluster.etcdctl([name], "put", "k", "v"), is: "OK\n")
+                try await cluster.kill(name)
+                try FileManager.default.moveItem(atPath: cluster.folder(name) + "/data", toPath: cluster.folder(name) + "/kept")
+                let child = try cluster.launch(name, ["initial-cluster": cluster.initial(cluster.names)])
+                #expect(try await child.ended(withinSeconds: 60) == .exited(1))
+                #expect(child.errors.contains("took part in cluster"), "\(child.errors)")
+                #expect(!FileManager.default.fileExists(atPath: cluster.folder(name) + "/data/member"))
+                try? FileManager.default.removeItem(atPath: cluster.folder(name) + "/data")
+                try FileManager.default.moveItem(atPath: cluster.folder(name) + "/kept", toPath: cluster.folder(name) + "/data")
+                try await cluster.restart(name)
+            }
+            // Another member's directory is not this one's.
+            try await cluster.kill("a")
+            let stranger = try cluster.launch("a", ["data-dir": cluster.folder("b") + "/data"])
+            #expect(try await stranger.ended(withinSeconds: 60) == .exited(1))
+            #expect(stranger.errors.contains("belongs to member 'b'"), "\(stranger.errors)")
+        }
+    }
+
+    @Test("a quorum is lost for good: one member goes on alone with --force-new-cluster, and grows again")
+    func forceNew() async throws {
+        try await MemberCluster.with { cluster in
+            try await cluster.found(cluster.names)
+            expect(try await cluster.etcdctl(["a"], "put", "k", "v"), is: "OK\n")
+            try await cluster.agree(cluster.names)
+            for name in cluster.names { try await cluster.kill(name) }
+            try await cluster.restart("b", more: ["--force-new-cluster"])
+            expect(try await cluster.etcdctl(["b"], "get", "k", "--print-value-only"), is: "v\n")
+            expect(try await cluster.etcdctl(["b"], "put", "k", "w"), is: "OK\n")
+            #expect(try await cluster.etcdctl(["b"], "member", "list").output.split(separator: "\n").count == 1)
+            // The others' directories are of members that were removed; a new one takes the place.
+            expect(try await cluster.etcdctl(["b"], "member", "add", "c", "--peer-urls=\(cluster.peerURL("c"))"), prints: "added to cluster")
+            try FileManager.default.removeItem(atPath: cluster.folder("c") + "/data")
+            try cluster.launch("c", ["initial-cluster": cluster.initial(["b", "c"]), "initial-cluster-state": "existing"])
+            try await cluster.serves("c")
+            expect(try await cluster.etcdctl(["c"], "get", "k", "--print-value-only"), is: "w\n")
+        }
+    }
+
+    @Test("peer certificates are replaced under load, without a restart and without a lost write")
+    func rotation() async throws {
+        try await MemberCluster.with { cluster in
+            try await cluster.found(cluster.names)
+            let before = try Data(contentsOf: URL(fileURLWithPath: cluster.home.path + "/peers/a.crt"))
+            expect(try await cluster.cofferctl(
+                ["certificates", "members", "--renew", "--dir", cluster.home.path + "/peers"] + cluster.names.map { "\($0)=127.0.0.1,localhost" }))
+            #expect(try Data(contentsOf: URL(fileURLWithPath: cluster.home.path + "/peers/a.crt")) != before)
+            try await eventually("all have read them") { cluster.names.allSatisfy { cluster.log($0).contains("peer certificates were read again") } }
+            for name in cluster.names { expect(try await cluster.etcdctl([name], "put", "after/\(name)", "v"), is: "OK\n") }
+            try await cluster.agree(cluster.names)
+        }
+    }
+}
