@@ -75,7 +75,10 @@ struct Tormentor {
         tally.count(fault)
         switch fault {
         case .kill, .terminate:
-            try await servers.process(number)?.end(fault == .kill ? SIGKILL : SIGTERM)
+            do { try await servers.process(number)?.end(fault == .kill ? SIGKILL : SIGTERM, withinSeconds: 15) } catch {
+                tally.note("\(member.name) did not end within 15 s of SIGTERM; killed")
+                try await servers.process(number)?.end(SIGKILL)
+            }
             if Bool.random(using: &generator) { await pause(0...0.8) }
         case .stop:
             servers.process(number)?.signal(SIGSTOP)
