@@ -139,7 +139,7 @@ package struct LogWriter<Cipher: FrameCipher> {
         carried.removeAll()
         LogRecord.append(head.anchor, to: carried)
         if let beginning { LogRecord.append(beginning, restarts: false, to: carried) }
-        if let state, !Mutant.isActive(.stateNotCarried) { LogRecord.append(state, to: carried) }
+        if let state { LogRecord.append(state, to: carried) }
         seal(carried)
     }
 
