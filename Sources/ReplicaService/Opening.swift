@@ -231,9 +231,14 @@ private struct Opening {
         configuration.survivor = survivor
         configuration.windowEntriesMax = options.logWindowEntriesMax
         configuration.isRepairing = isRepairing
-        var time = timespec()
-        clock_gettime(CLOCK_REALTIME, &time)
-        configuration.incarnation = UInt64(max(1, time.tv_sec)) * 1_000_000 + UInt64(time.tv_nsec) / 1_000
+        configuration.incarnation = wallMicroseconds()
         return configuration
     }
+}
+
+/// Tells one run of a member from the next: see `Replica.Configuration.incarnation`.
+func wallMicroseconds() -> UInt64 {
+    var time = timespec()
+    clock_gettime(CLOCK_REALTIME, &time)
+    return UInt64(max(1, time.tv_sec)) * 1_000_000 + UInt64(time.tv_nsec) / 1_000
 }

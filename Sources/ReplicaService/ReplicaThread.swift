@@ -278,7 +278,8 @@ final class ReplicaThread: @unchecked Sendable {
     }
 
     private func stored(through index: LogIndex) {
-        if storing == index { storing = nil }  // Else it was of records that were replaced since.
+        guard storing == index else { return } // Of records that were replaced since.
+        storing = nil
         if let statistics = try? records.statistics() { databaseBytes = statistics.fileBytes }
         handle(.stored(through: index))
     }

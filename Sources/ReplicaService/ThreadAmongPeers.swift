@@ -156,6 +156,7 @@ extension ReplicaThread {
             var configuration = replica.configuration, state = replica.raft.hardState
             configuration.founders = replica.members
             configuration.isRepairing = true
+            configuration.incarnation = max(wallMicroseconds(), configuration.incarnation + 1)
             configuration.raft.membership = Membership()
             state.commit = 0
             replica = try Replica(configuration, store: Store(), state: state, entries: [])
