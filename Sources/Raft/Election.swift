@@ -33,7 +33,7 @@ extension Raft {
     /// A member with a committed change of membership that it has not applied may believe in a quorum that is none any more.
     var canCampaign: Bool {
         membership.isVoter(member) && !isQuarantined && (promisedTicks == 0 || isAlone)
-            && (!log.hasChange(after: adopted, through: log.committed) || Mutant.isActive(.campaignWithUnappliedChange))
+            && !log.hasChange(after: adopted, through: log.committed)
     }
 
     /// Asks whether an election could be won, without disturbing anyone's term.
