@@ -8,14 +8,14 @@ package enum Mutant: String, CaseIterable, Sendable {
     case oldTermCommittedByCounting, shortAppendTruncates, conflictNotTruncated, appendWithoutAgreement
     case answerBeforeDurable, leaderCountsBeforeDurable, heartbeatCountsAsAppend
     case heartbeatCommitNotClamped, committedWithoutAgreement
-    case lostProbeNeverRepeated, uncommittedNeverRefunded, transferNeverEnds
+    case uncommittedNeverRefunded, transferNeverEnds
     // Reads.
     case readBeforeFirstCommit, readRoundNotConfirmed, readContextReused, readSurvivesLeadership, followerReadsAlone
     // Membership and snapshots.
-    case learnersCounted, oneSideOfJointDecides, campaignWithUnappliedChange, twoChangesAtOnce, autoLeaveForgotten, staleStoreInstalled
+    case learnersCounted, oneSideOfJointDecides, twoChangesAtOnce, autoLeaveForgotten, staleStoreInstalled
     // The store, its log and its records.
     case forwardedAppliedTwice, deposedAcknowledges, eventsPublishedTwice, readBeforeApplied, appliedIndexAhead, logCutTooFar
-    case stateNotCarried, syncSkipped, leaseEndsEarly, keyDestroyedInUse
+    case syncSkipped, leaseEndsEarly, keyDestroyedInUse
 
     #if COFFER_MUTANTS
     /// Set once, before anything runs.

@@ -619,8 +619,14 @@ package struct RaftWorld: ~Copyable {
     private mutating func change() {
         queue.schedule(.change, at: now + UInt32(clientChance.among(1...2 * changeEvery)))
         var payload: Bytes = []
-        for _ in 0..<clientChance.pick([1, 1, 2, 3]) {
-            payload.append(UInt8(clientChance.pick([0, 0, 1, 2])) << 4 | UInt8(1 + clientChance.below(members.count)))
+        if clientChance.below(3) == 0 {
+            // Other voters altogether: the two sides of a joint membership have little in common.
+            let voters = 1 + clientChance.below((1 << members.count) - 1)
+            for number in members.indices { payload.append(UInt8((voters >> number) & 1 == 1 ? 0 : 2) << 4 | UInt8(number + 1)) }
+        } else {
+            for _ in 0..<clientChance.pick([1, 1, 2, 3]) {
+                payload.append(UInt8(clientChance.pick([0, 0, 1, 2])) << 4 | UInt8(1 + clientChance.below(members.count)))
+            }
         }
         guard healedAt == nil, let leader = newestLeader else { return }
         moment(.changeProposed, leader)

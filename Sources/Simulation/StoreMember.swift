@@ -100,6 +100,8 @@ final class StoreMember {
     var checkpoints: [(checkpoint: Checkpoint, anchor: LogAnchor?)] = []
     var durable: LogIndex = 0
     var durableAnchor: LogAnchor?
+    /// As of the last write that was reported durable.
+    var durableState = LogState(term: 0, vote: nil, commit: 0)
     /// Published to watchers up to this revision.
     var published: Int64 = 1
     var isUp = true
@@ -155,6 +157,9 @@ final class StoreMember {
         configuration.raft.seed = seed
         configuration.incarnation = UInt64(incarnation) + 1
         let state = log.state.map { HardState(term: $0.term, vote: $0.vote, commit: $0.commit) } ?? HardState()
+        guard state.term > durableState.term || (state.term == durableState.term && state.vote == durableState.vote) else {
+            return "the log was in term \(durableState.term), and knows of term \(state.term)"
+        }
         let entries = log.entries.map { Entry(index: $0.index, term: $0.term, kind: $0.isMembership ? .membership : .ordinary, payload: $0.payload) }
         let beginning = log.beginning.map { EntryPosition(index: $0.index, term: $0.term) }
         replica = try Replica(configuration, store: try records.store(), state: state, entries: entries, beginning: beginning)

@@ -269,6 +269,7 @@ package struct StoreWorld: ~Copyable {
             member.disk.remove(member.writer.cut(before: index))
             member.cutBefore = nil
         }
+        for write in writes { if let state = write.batch.state { member.durableState = state } }
         if let last = writes.last {
             member.durable = last.stored.last.index
             moment(.appendDurable, number)

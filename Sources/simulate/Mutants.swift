@@ -48,7 +48,7 @@ extension Mutant {
     var world: World {
         switch self {
         case .forwardedAppliedTwice, .deposedAcknowledges, .eventsPublishedTwice, .readBeforeApplied, .appliedIndexAhead, .logCutTooFar,
-             .stateNotCarried, .syncSkipped, .leaseEndsEarly, .keyDestroyedInUse: .store
+             .syncSkipped, .leaseEndsEarly, .keyDestroyedInUse: .store
         default: .raft
         }
     }
