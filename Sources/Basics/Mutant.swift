@@ -12,7 +12,7 @@ package enum Mutant: String, CaseIterable, Sendable {
     // Reads.
     case readBeforeFirstCommit, readRoundNotConfirmed, readContextReused, readSurvivesLeadership, followerReadsAlone
     // Membership and snapshots.
-    case learnersCounted, oneSideOfJointDecides, twoChangesAtOnce, autoLeaveForgotten, staleStoreInstalled
+    case learnersCounted, oneSideOfJointDecides, twoChangesAtOnce, autoLeaveForgotten
     // The store, its log and its records.
     case forwardedAppliedTwice, deposedAcknowledges, eventsPublishedTwice, readBeforeApplied, appliedIndexAhead, logCutTooFar
     case syncSkipped, leaseEndsEarly, keyDestroyedInUse

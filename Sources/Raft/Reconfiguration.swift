@@ -61,7 +61,7 @@ extension Raft {
     /// May the store be replaced by one as of `position`? Not by one that is older than what was applied and cannot be
     /// brought up to date from the log.
     package func admits(storeAt position: EntryPosition) -> Bool {
-        Mutant.isActive(.staleStoreInstalled) || position.index > log.committed || (position.index >= log.base.index && log.agrees(with: position))
+        position.index > log.committed || (position.index >= log.base.index && log.agrees(with: position))
     }
 
     mutating func installed(_ position: EntryPosition, _ new: Membership) {
