@@ -90,9 +90,11 @@ package final class PeerTransport: Sendable {
 
     /// The other members and their addresses now. Who was among them and is not any more has been removed, and is refused from now on.
     package func membersChanged(_ addresses: [PeerAddress]) {
-        let (started, stopped) = state.withLock { state -> ([PeerLink], [PeerLink]) in
-            guard !state.isClosed else { return ([], []) }
+        let (started, stopped, cut) = state.withLock { state -> ([PeerLink], [PeerLink], [any Channel]) in
+            guard !state.isClosed else { return ([], [], []) }
             let present = Set(addresses.map(\.member))
+            // A removed member's connection must end, so that it is told at the next; the others' are made anew at once.
+            let cut = state.known.isSubset(of: present) ? [] : Array(state.inbound.values)
             state.removed.formUnion(state.known.subtracting(present))
             state.removed.subtract(present)
             state.known = present
@@ -107,8 +109,9 @@ package final class PeerTransport: Sendable {
                 }
             }
             let gone = state.removed.filter { state.links[$0] != nil }
-            return (started, gone.compactMap { state.links.removeValue(forKey: $0) })
+            return (started, gone.compactMap { state.links.removeValue(forKey: $0) }, cut)
         }
+        for channel in cut { channel.close(promise: nil) }
         for link in stopped { link.stop() }
         for link in started { link.start() }
     }
