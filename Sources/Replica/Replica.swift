@@ -310,7 +310,9 @@ package struct Replica: ~Copyable, Sendable {
         guard store.appliedIndex > checkpointIndex else { return }
         store.checkpoint(into: &unstored)
         checkpointIndex = store.appliedIndex
-        effects.append(.store(Checkpoint(applied: checkpointIndex + (Mutant.isActive(.appliedIndexAhead) ? 1 : 0), records: unstored.records, removed: unstored.removed, tables: unstored.tables)))
+        effects.append(.store(Checkpoint(
+            applied: checkpointIndex + (Mutant.isActive(.appliedIndexAhead) ? 1 : 0), records: unstored.records, removed: unstored.removed,
+            tables: unstored.tables)))
         unstored = Applied()
     }
 
