@@ -19,7 +19,8 @@ struct PartsTests {
             let event = queue.next()
             #expect(event?.time == next.time && event?.payload == next.number)
         }
-        #expect(queue.isEmpty)
+        let isEmpty = queue.isEmpty
+        #expect(isEmpty)
     }
 
     @Test("a choice falls on every value below its bound, and on no other")
