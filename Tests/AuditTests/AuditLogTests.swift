@@ -3,7 +3,8 @@ import Foundation
 import Synchronization
 import Testing
 
-struct AuditLogTests {
+/// One after another: two of them write to the device that is always full, which one log locks at a time.
+@Suite(.serialized) struct AuditLogTests {
     let path = NSTemporaryDirectory() + "audit-\(UUID().uuidString).log"
 
     private func record(_ number: Int, who: String = "jane") -> AuditRecord {

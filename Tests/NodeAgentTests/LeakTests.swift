@@ -135,7 +135,8 @@ import Testing
         #expect(pread(held, &byte, 1, 0) == 0)
     }
 
-    @Test("the agent's process leaves no core, locks its memory and cannot be traced", .enabled(if: CrashTests.agent != nil, "the debug build of coffer-agent is not beside the tests"))
+    @Test("the agent's process leaves no core, locks its memory and cannot be traced",
+          .enabled(if: CrashTests.agent != nil, "the debug build of coffer-agent is not beside the tests"))
     func process() throws {
         let node = try Node()
         let agent = Process()

@@ -8,7 +8,8 @@ import Testing
     static let cores: Set<String> = ["Basics", "Raft", "WriteAheadLog", "MVCC", "Replica", "Resources", "Access", "Mounts"]
     static let belowTheBarrier: Set<String> = ["Raft", "WriteAheadLog", "MVCC", "Replica", "Storage", "ReplicaService"]
     static let aboveTheBarrier: Set<String> = [
-        "ObjectStore", "KeyVault", "EtcdServer", "APIServer", "StatusServer", "CofferClient", "APIClient", "NodeAgent", "Commands", "EtcdClient", "NodeProtocol", "cofferd", "coffer-agent", "cofferctl",
+        "ObjectStore", "KeyVault", "EtcdServer", "APIServer", "StatusServer", "CofferClient", "APIClient", "NodeAgent", "Commands",
+        "EtcdClient", "NodeProtocol", "cofferd", "coffer-agent", "cofferctl",
     ]
     static let systemModules: Set<String> = ["Foundation", "FoundationEssentials", "Glibc", "Synchronization", "Dispatch"]
 
