@@ -9,7 +9,13 @@ import Glibc
 ///     table  pad u32 | flags u16 | depth u16 | branch, leaf, overflow pages u64 | entries u64 | root u64
 ///
 /// Steps: (1) both meta pages, of which the one of the later transaction counts; (2) the tree of tables and each table's tree: kinds, bounds, order
-/// of keys, counts; (3) the list of free pages, which must be pages of the file that nothing uses.
+/// of keys, counts; (3) the list of free pages, which nothing uses.
+///
+/// The file may end before its last page. LMDB never writes a page that one transaction took and let go again: it only lists it as free
+/// (`mdb_page_loose`, `mdb_ovpage_free`). Of pages beyond the end each must be listed; LMDB writes such a page before it reads it, so what it
+/// reads of its map always lies in the file.
+///
+/// Nor does an overflow page's length follow from the value: a smaller value, put again within a transaction, keeps the longer run of pages.
 ///
 /// A changed transaction number can make LMDB begin at the commit before the last one. Nothing is lost by that: the log is cut only up to what
 /// that one holds.
@@ -34,7 +40,9 @@ struct PageVerification {
 
     private let descriptor: Int32
     private let pageBytes: Int
-    private var lastPage: UInt64 = 0
+    /// Pages that lie in the file, and the last one that was ever taken.
+    private let filePages: UInt64
+    private var lastPage: UInt64
     private var isUsed: [Bool] = []
     private var tables: [Table] = []
     private var freePages: [UInt64] = []
@@ -48,24 +56,25 @@ struct PageVerification {
         guard unsafe fstat(descriptor, &file) == 0 else { throw .posix("fstat") }
         let pageBytes = Int(sysconf(Int32(_SC_PAGESIZE)))
         guard file.st_size >= metaPages * pageBytes else { return }
-        var verification = PageVerification(descriptor: descriptor, pageBytes: pageBytes)
-        try verification.run(fileBytes: Int(file.st_size))
+        var verification = PageVerification(descriptor: descriptor, pageBytes: pageBytes, fileBytes: Int(file.st_size))
+        try verification.run()
     }
-    private init(descriptor: Int32, pageBytes: Int) { self.descriptor = descriptor; self.pageBytes = pageBytes }
+    private init(descriptor: Int32, pageBytes: Int, fileBytes: Int) {
+        self.descriptor = descriptor
+        self.pageBytes = pageBytes
+        filePages = UInt64(fileBytes / pageBytes)
+        lastPage = UInt64(Self.metaPages - 1)
+    }
 
-    private mutating func run(fileBytes: Int) throws(StorageFailure) {
+    private mutating func run() throws(StorageFailure) {
         let (free, main) = try meta()  // (1)
-        guard lastPage < UInt64(fileBytes / pageBytes) else { throw StorageFailure.truncatedRecords }
-        isUsed = [Bool](repeating: false, count: Int(lastPage) + 1)
+        isUsed = [Bool](repeating: false, count: Int(min(lastPage + 1, filePages)))
         for page in 0..<Self.metaPages { isUsed[page] = true }
         try tree(main, .tables)  // (2)
         guard tables.isEmpty || tables.count == Self.tableNames.count else { throw StorageFailure.damagedPage(main.root) }
         for table in tables { try tree(table, .rows) }
-        try tree(free, .free)  // (3)
-        for page in freePages {
-            guard page >= UInt64(Self.metaPages), page <= lastPage, !isUsed[Int(page)] else { throw StorageFailure.damagedPage(free.root) }
-            isUsed[Int(page)] = true
-        }
+        try tree(free, .free)
+        try checkFreePages(listedAt: free.root)  // (3)
     }
 
     // MARK: (1)
@@ -153,10 +162,10 @@ struct PageVerification {
         if flags == NodeFlag.big, content != .tables {
             guard data + 8 <= pageBytes else { throw StorageFailure.damagedPage(number) }
             let first = page.u64(data), pages = (Self.headerBytes - 1 + size) / pageBytes + 1
-            let head = try read(first)
-            guard head.u16(10) == Kind.overflow, head.u32(12) == UInt32(pages), UInt64(pages) <= lastPage else { throw StorageFailure.damagedPage(first) }
-            for offset in 0..<UInt64(pages) { try use(first + offset) }
-            counts.overflows += UInt64(pages)
+            let head = try read(first), run = UInt64(head.u32(12))
+            guard head.u16(10) == Kind.overflow, run >= UInt64(pages), run <= lastPage else { throw StorageFailure.damagedPage(first) }
+            for offset in 0..<run { try use(first + offset) }
+            counts.overflows += run
             if content == .free { try freeList(try overflow(first, bytes: size), number) }
             return
         }
@@ -175,7 +184,9 @@ struct PageVerification {
     }
 
     private mutating func use(_ page: UInt64) throws(StorageFailure) {
-        guard page >= UInt64(Self.metaPages), page <= lastPage, !isUsed[Int(page)] else { throw StorageFailure.damagedPage(page) }
+        guard page >= UInt64(Self.metaPages), page <= lastPage else { throw StorageFailure.damagedPage(page) }
+        guard page < filePages else { throw StorageFailure.truncatedRecords }
+        guard !isUsed[Int(page)] else { throw StorageFailure.damagedPage(page) }
         isUsed[Int(page)] = true
     }
 
@@ -194,6 +205,23 @@ struct PageVerification {
         for index in 0..<Int(list.u64(0)) { freePages.append(list.u64(8 + 8 * index)) }
     }
 
+    /// None is used or listed twice, and all that the file lacks are among them.
+    private mutating func checkFreePages(listedAt root: UInt64) throws(StorageFailure) {
+        var missing: [UInt64] = []
+        for page in freePages {
+            guard page >= UInt64(Self.metaPages), page <= lastPage else { throw StorageFailure.damagedPage(root) }
+            guard page < filePages else {
+                missing.append(page)
+                continue
+            }
+            guard !isUsed[Int(page)] else { throw StorageFailure.damagedPage(root) }
+            isUsed[Int(page)] = true
+        }
+        missing.sort()
+        guard zip(missing, missing.dropFirst()).allSatisfy({ $0 < $1 }) else { throw StorageFailure.damagedPage(root) }
+        guard UInt64(missing.count) == lastPage + 1 - min(filePages, lastPage + 1) else { throw StorageFailure.truncatedRecords }
+    }
+
     // MARK: Reading
 
     private struct Page {
@@ -205,7 +233,8 @@ struct PageVerification {
 
     /// A page that bears its own number.
     private func read(_ number: UInt64) throws(StorageFailure) -> Page {
-        guard number < UInt64(Int32.max) else { throw StorageFailure.damagedPage(number) }
+        guard number <= lastPage else { throw StorageFailure.damagedPage(number) }
+        guard number < filePages else { throw StorageFailure.truncatedRecords }
         let page = Page(bytes: try bytes(of: number, from: Int(number) * pageBytes, count: pageBytes))
         guard page.u64(0) == number else { throw StorageFailure.damagedPage(number) }
         return page
@@ -217,7 +246,7 @@ struct PageVerification {
         let bytes = unsafe [UInt8](unsafeUninitializedCapacity: count) { buffer, read in
             read = max(0, unsafe pread(descriptor, buffer.baseAddress, count, offset))
         }
-        guard bytes.count == count else { throw StorageFailure.damagedPage(page) }  // a page beyond the end
+        guard bytes.count == count else { throw StorageFailure.damagedPage(page) }
         return bytes
     }
 }
