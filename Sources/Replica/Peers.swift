@@ -163,7 +163,7 @@ extension Replica {
         var proposed: [Proposal] = [], refused: [ForwardedOutcome] = []
         for command in commands {
             guard let parsed = try? Origin.split(command.payload), let from = parsed.origin, from.member == origin, from.sequence == command.sequence,
-                  command.payload.count <= Limits.logFrameBytesMax / 2 + Origin.encodedBytes, let decoded = try? Command(decoding: parsed.command) else {
+                  command.payload.count <= configuration.proposalBytesMax + Origin.encodedBytes, let decoded = try? Command(decoding: parsed.command) else {
                 refused.append(ForwardedOutcome(sequence: command.sequence, .malformed))
                 continue
             }

@@ -40,6 +40,8 @@ package struct Replica: ~Copyable, Sendable {
         package var resendMilliseconds: Int64 = 1_000
         /// Proposals that a leader lets wait before it refuses forwarded ones.
         package var proposalsMax = Limits.proposalsInFlightMax
+        /// One forwarded command: what the leader's own log can hold.
+        package var proposalBytesMax = Limits.logFrameBytesMax / 2
         /// Kept for followers that are behind: they get the whole store otherwise.
         package var windowEntriesMax = 50_000
         package var windowBytesMax = 64 << 20

@@ -74,6 +74,8 @@ extension ReplicaService {
         directory: String, fileKey: FileKey, keyring: KeyringID, member: MemberID, cluster: ClusterOpening = .alone, lane: (any PeerLane)? = nil,
         options: Options = Options(), fileSystem: any FileSystem = PosixFileSystem(), logger: Logger = Logger(label: "coffer.replica")
     ) throws(OpenFailure) -> ReplicaService {
+        var options = options
+        options.proposalBytesMax = min(options.proposalBytesMax, options.disk.payloadBytesMax - Origin.encodedBytes)
         let opening = Opening(
             directory: directory, fileKey: fileKey, keyring: keyring, member: member, cluster: cluster, hasLane: lane != nil, options: options,
             fileSystem: fileSystem, logger: logger)
@@ -230,6 +232,7 @@ private struct Opening {
         configuration.founders = founders
         configuration.survivor = survivor
         configuration.windowEntriesMax = options.logWindowEntriesMax
+        configuration.proposalBytesMax = options.proposalBytesMax
         configuration.isRepairing = isRepairing
         configuration.incarnation = wallMicroseconds()
         return configuration

@@ -20,7 +20,7 @@ package final class ReplicaService: Sendable {
     package struct Options: Sendable {
         package var proposalsInFlightMax = Limits.proposalsInFlightMax
         package var proposalBytesInFlightMax = Limits.proposalBytesInFlightMax
-        /// One command, encoded: well below a frame of the log.
+        /// One command, encoded: well below a frame of the log; in a log of small segments, what a frame of it can hold.
         package var proposalBytesMax = Limits.logFrameBytesMax / 2
         package var watcherEventsMax = Limits.watcherEventsMax
         /// Raft's tick, the leases' resolution, and the time between checkpoints of the record lane.

@@ -20,6 +20,8 @@ package final class DiskLane: Sendable {
         package var frameBytesMax = Limits.logFrameBytesMax
         /// How long to wait before trying again to make the next segment.
         package var fillRetryNanoseconds: UInt64 = 1_000_000_000
+        /// The largest payload of an entry that a frame can hold.
+        package var payloadBytesMax: Int { LogWriter<FileKeyCipher>.payloadBytesMax(segmentBytes: segmentBytes, frameBytesMax: frameBytesMax) }
         package init() {}
     }
     package typealias Completion = @Sendable (Result<LogAnchor, StorageFailure>) -> Void

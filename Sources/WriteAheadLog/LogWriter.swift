@@ -58,9 +58,16 @@ package struct LogWriter<Cipher: FrameCipher> {
         self.identity = identity
         self.cipher = cipher
         self.segmentBytes = segmentBytes
-        let room = segmentBytes - SegmentHeader.bytes - Frame.size(ofPlaintext: LogRecord.carriedBytesMax)
         outputBytesMax = frameBytesMax
-        plaintextBytesMax = min(frameBytesMax, room) - Frame.size(ofPlaintext: 0) - Frame.alignmentBytes
+        plaintextBytesMax = Self.plaintextBytesMax(segmentBytes: segmentBytes, frameBytesMax: frameBytesMax)
+    }
+    private static func plaintextBytesMax(segmentBytes: Int, frameBytesMax: Int) -> Int {
+        let room = segmentBytes - SegmentHeader.bytes - Frame.size(ofPlaintext: LogRecord.carriedBytesMax)
+        return min(frameBytesMax, room) - Frame.size(ofPlaintext: 0) - Frame.alignmentBytes
+    }
+    /// The largest payload of an entry that fits.
+    package static func payloadBytesMax(segmentBytes: Int, frameBytesMax: Int) -> Int {
+        max(0, plaintextBytesMax(segmentBytes: segmentBytes, frameBytesMax: frameBytesMax) - LogRecord.entryOverheadBytes)
     }
     /// Holds a header, the carried frame, and a frame with a small entry.
     package static var segmentBytesMin: Int { 512 }
@@ -88,6 +95,8 @@ package struct LogWriter<Cipher: FrameCipher> {
     /// The next frame begins a new segment, so that this one can be cut when its entries are no longer needed.
     package mutating func endSegment() { isSegmentEnded = head.offset > 0 }
 
+    /// The state comes last: its commit index counts on the entries. Where a torn write leaves some of a batch's entries without its state, their
+    /// term tells a restart of the term at least (`Raft.init`), and nothing that depends on the vote was sent.
     private mutating func gather<Medium: LogMedium>(_ batch: LogBatch, _ medium: Medium) throws(Medium.Failure) {
         if let restart = batch.restart {
             try makeRoom(LogRecord.carriedBytesMax, medium)

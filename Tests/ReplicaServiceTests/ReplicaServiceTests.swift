@@ -86,6 +86,33 @@ struct ReplicaServiceTests {
         service.close()
     }
 
+    @Test("a command larger than a frame of small segments is refused alone; the largest that fits is stored", arguments: [1 << 18, 1 << 20])
+    func largerThanFrame(segmentBytes: Int) async throws {
+        let directory = try TemporaryDirectory()
+        var options = DiskLane.Options()
+        options.segmentBytes = segmentBytes
+        #expect(options.payloadBytesMax > segmentBytes - 1_000 && options.payloadBytesMax < segmentBytes)
+        var service = try await Fixture.started(directory) { $0.disk.segmentBytes = segmentBytes }
+        let overhead = Fixture.put("a", "").encode().count
+        // The lengths in the encoding may grow, too: every size around the bound is tried.
+        var largest = 0, refused = 0
+        for count in (options.payloadBytesMax - overhead - 100)...(options.payloadBytesMax - overhead + 20) where count % 4 == 0 {
+            do {
+                _ = try await service.propose(Fixture.put("a", String(repeating: "x", count: count)))
+                largest = count
+            } catch {
+                #expect(error == .refused(.limitReached))
+                refused += 1
+            }
+        }
+        #expect(largest > 0 && refused > 0)
+        #expect(service.status().condition == .running)
+        service.close()
+        service = try Fixture.open(directory) { $0.disk.segmentBytes = segmentBytes }
+        #expect(try await service.get("a") == Fixture.sealed(String(repeating: "x", count: largest)))
+        service.close()
+    }
+
     @Test("requests after the end are answered")
     func afterClose() async throws {
         let directory = try TemporaryDirectory(), service = try await Fixture.started(directory)
