@@ -180,6 +180,33 @@ struct DamageTests {
         #expect(recovered.damage == LogDamage(.lostSyncedFrames, segment: 1, offset: last.lowerBound))
     }
 
+    @Test("a batch torn between its frames never leaves its state without its entries: a commit index would call superseded ones committed")
+    func tornBatch() {
+        var log = MemoryLog(segmentBytes: 8192)
+        let old = LogState(term: 1, vote: MemberID(3), commit: 2), new = LogState(term: 2, vote: MemberID(4), commit: 40)
+        log.append(1...40, state: old)
+        let start = log.writer.head.offset
+        var recovered = log.recovered()
+        recovered.damage = nil
+        log.writer = LogWriter(continuing: recovered, identity: identity, cipher: ToyCipher(), segmentBytes: 8192, frameBytesMax: 400)
+        log.append(3...40, term: 2, payloadBytes: 40, state: new)
+        let end = log.writer.head.offset
+        #expect(log.medium.segments.count == 1 && log.recovered().state == new)
+        var lengths: Set<Int> = []
+        for cut in stride(from: start, to: end, by: 8) {
+            var segments = log.medium.segments
+            for i in cut..<end { segments[1]![i] = 0 }
+            let torn = recover(segments)
+            #expect(torn.damage == nil || torn.damage?.kind == .tornTail)
+            #expect(torn.state == old, "the last frame ends with the state")
+            // The old entries, or the new ones as far as they go: of one batch nothing is left out in between.
+            let count = torn.entries.filter { $0.term == 2 }.count
+            #expect(torn.entries.map(\.index) == Array(1...LogIndex(count == 0 ? 40 : 2 + count)))
+            lengths.insert(count)
+        }
+        #expect(lengths.count > 3, "the batch takes several frames")
+    }
+
     @Test("any sectors of the last commit missing, in any combination, are a torn tail and never damage")
     func tornSectors() {
         var generator = SeededGenerator(seed: 11)
