@@ -194,7 +194,9 @@ struct Administration: Sendable {
     private func wireID(_ member: MemberID) -> UInt64 { member == barrier.status().member ? identity.memberID : member.rawValue }
 
     private func members() -> [MemberMessage] {
-        let known = control?.members() ?? []
+        let own = barrier.status().member
+        // A store alone has no peers that would have to be told who it is: its own configuration says so.
+        let known = (control?.members() ?? []).filter { $0.id != own || !$0.name.isEmpty || !$0.peerURLs.isEmpty }
         guard known.isEmpty else { return known.map { MemberMessage($0, id: wireID($0.id)) } }
         let alone = ClusterMember(id: MemberID(identity.memberID), name: identity.name, peerURLs: identity.peerURLs, clientURLs: identity.clientURLs)
         return [MemberMessage(alone, id: identity.memberID)]
