@@ -103,7 +103,7 @@ library("CofferClient", "EtcdClient", "EtcdProtocol", "RPC", "Certificates", "Se
         tests: ["Faults", "EtcdServer", "Barrier", "ReplicaService", "Storage", External.logging])
 library("Torture", "Faults", "Histories", "CofferClient", "EtcdClient", "EtcdProtocol", "Certificates", "Basics", External.core, External.posix)
 executable("coffer-torture", "Torture", "Faults", External.arguments)
-executable("cofferd", "EtcdServer", "APIServer", "KeyVault", "Peers", "Barrier", "ReplicaService", "MVCC", "Sealing", "Audit", "Resources", "Certificates", "RPC", "CLinux", "Basics",
+executable("cofferd", "EtcdServer", "APIServer", "StatusServer", "KeyVault", "Peers", "Barrier", "ReplicaService", "MVCC", "Sealing", "Audit", "Resources", "Certificates", "RPC", "CLinux", "Basics",
            External.arguments, External.logging, External.lifecycle, External.unixSignals, External.posix, External.core, External.ssl)
 executable("coffer-agent", "NodeAgent", "NodeProtocol", "Mounts", External.arguments, External.logging, External.unixSignals)
 executable("cofferctl", "Commands")

@@ -3,7 +3,7 @@ import Foundation
 /// Flags from the environment, as etcd has them: `COFFER_DATA_DIR` stands for `--data-dir`. The command line wins.
 enum Environment {
     static let flags = [
-        "name", "data-dir", "seal-key-file", "seal-passphrase-file", "pki-dir", "listen-client-urls", "advertise-client-urls", "listen-secrets-url",
+        "name", "data-dir", "seal-key-file", "seal-passphrase-file", "pki-dir", "listen-client-urls", "advertise-client-urls", "listen-secrets-url", "listen-metrics-urls",
         "cert-file", "key-file", "trusted-ca-file", "audit-log", "log-level", "event-loops",
     ] + ClusterOptions.environmentFlags
 

@@ -15,6 +15,7 @@ import NIOSSL
 import RPC
 import Sealing
 import ServiceLifecycle
+import StatusServer
 import UnixSignals
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -29,6 +30,8 @@ struct Serve: AsyncParsableCommand {
     @Option(help: "Where to serve etcd's API.") var listenClientUrls = ListenAddress(argument: "http://127.0.0.1:2379")!
     @Option(help: "What to tell clients of that address, if it differs.") var advertiseClientUrls: String?
     @Option(help: "Where to serve the secrets API.") var listenSecretsUrl = ListenAddress(argument: "https://127.0.0.1:6443")!
+    @Option(help: "Where to serve health and metrics, without TLS: counts only, no names, no values. Nowhere unless given; etcd's way is http://127.0.0.1:2381.")
+    var listenMetricsUrls: ListenAddress?
     @Option(help: "Further names and addresses for the secrets API's certificate.") var serverName: [String] = []
     @Option(help: "Certificate for https on the etcd port; without it the one of --pki-dir.") var certFile: String?
     @Option(help: "Its key.") var keyFile: String?
@@ -48,6 +51,9 @@ struct Serve: AsyncParsableCommand {
             throw ValidationError("\(listenClientUrls.url): without TLS the etcd port listens on loopback only; use https://")
         }
         guard listenSecretsUrl.isTLS else { throw ValidationError("\(listenSecretsUrl.url): the secrets API is https:// only") }
+        if let listenMetricsUrls, listenMetricsUrls.isTLS {
+            throw ValidationError("\(listenMetricsUrls.url): health and metrics are served over http:// only")
+        }
         guard (certFile == nil) == (keyFile == nil) else { throw ValidationError("--cert-file and --key-file go together") }
         guard (1...64).contains(eventLoops) else { throw ValidationError("--event-loops wants 1 to 64") }
         guard !dataDir.isEmpty else { throw ValidationError("--data-dir is empty") }
@@ -146,12 +152,19 @@ struct Serve: AsyncParsableCommand {
             print("ready to serve client requests")
             fflush(nil)
         }
-        let services = ServiceGroup(configuration: .init(services: [api], gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
-        do { try await services.run() } catch {
+        var services: [any Service] = [api]
+        if let listenMetricsUrls {
+            services.append(StatusServer(
+                host: listenMetricsUrls.host, port: listenMetricsUrls.port, barrier: barrier, apiVersion: EtcdService.apiVersion, logger: logger))
+        }
+        let running = ServiceGroup(configuration: .init(services: services, gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
+        do { try await running.run() } catch {
             ready.cancel()
             await server.shutdown(grace: .seconds(1))
             await etcd.shutdown()
-            throw error is IOError ? ListenFailure(url: listenSecretsUrl.url, reason: error) : error
+            guard error is IOError else { throw error }
+            let urls = [listenSecretsUrl, listenMetricsUrls].compactMap { $0?.url }.joined(separator: " or ")
+            throw ListenFailure(url: urls, reason: error)
         }
         await server.shutdown(grace: .seconds(2))
         await etcd.shutdown()
