@@ -106,6 +106,19 @@ struct ThreeMemberTests {
         #expect(cluster[2].disk.state == HardState(term: 5, vote: MemberID(1)))
     }
 
+    @Test("entries that a torn write left without their state tell the term; the vote of an earlier term is not taken along")
+    func tornState() {
+        let log = Log(entries: [Entry(index: 1, term: 1, payload: []), Entry(index: 2, term: 4, payload: [])], committed: 1)
+        let configuration = Raft.Configuration(member: id(2), voters: [id(1), id(2), id(3)], seed: 1)
+        var raft = Raft(configuration, state: HardState(term: 3, vote: id(3), commit: 1), log: log)
+        #expect(raft.hardState == HardState(term: 4, vote: nil, commit: 1))
+        var effects: [Raft.Effect] = []
+        raft.step(.received(message(3, to: 2, term: 3, .voteRequest(last: EntryPosition(index: 9, term: 4), isTransfer: false))), into: &effects)
+        let states = effects.compactMap { if case .persist(_, let state, _, _) = $0 { state } else { nil } }
+        #expect(states == [HardState(term: 4, vote: nil, commit: 1)], "the term is made durable with the next word")
+        for case .persist(_, _, let afterwards, _) in effects { #expect(!afterwards.contains { $0.body == .voteResponse(granted: true) }) }
+    }
+
     @Test("a vote that comes twice counts once")
     func duplicateVote() {
         var cluster = Cluster(5)
