@@ -42,9 +42,13 @@ package struct PeerFacts: Equatable, Sendable {
         package var peerURLs: [String]
         package var clientURLs: [String]
         package var isLearner: Bool
-        package init(id: MemberID, name: String, peerURLs: [String], clientURLs: [String], isLearner: Bool) {
-            self.id = id; self.name = name; self.peerURLs = peerURLs; self.clientURLs = clientURLs; self.isLearner = isLearner
+        /// It has spoken to the answering member.
+        package var wasHeard: Bool
+        package init(id: MemberID, name: String, peerURLs: [String], clientURLs: [String], isLearner: Bool, wasHeard: Bool = false) {
+            self.id = id; self.name = name; self.peerURLs = peerURLs; self.clientURLs = clientURLs; self.isLearner = isLearner; self.wasHeard = wasHeard
         }
+        /// It was started before: told the cluster where its clients reach it, or spoke to its peers, and with that may have voted.
+        package var tookPart: Bool { wasHeard || !clientURLs.isEmpty }
     }
     package static let membersMax = 64
     package var cluster: UInt64
@@ -66,6 +70,7 @@ package struct PeerFacts: Equatable, Sendable {
             writer.write(member.id.rawValue)
             writer.write(prefixed: member.name.utf8)
             writer.write(bool: member.isLearner)
+            writer.write(bool: member.wasHeard)
             for urls in [member.peerURLs, member.clientURLs] {
                 writer.write(UInt8(min(urls.count, PeerLimits.urlsMax)))
                 for url in urls.prefix(PeerLimits.urlsMax) { writer.write(prefixed: url.utf8) }
@@ -83,9 +88,9 @@ package struct PeerFacts: Equatable, Sendable {
         guard count <= Self.membersMax else { throw MalformedBytes("\(count) members", at: reader.offset) }
         members = []
         for _ in 0..<count {
-            let id = MemberID(try reader.read(UInt64.self)), name = try reader.readText(), isLearner = try reader.readBool()
+            let id = MemberID(try reader.read(UInt64.self)), name = try reader.readText(), isLearner = try reader.readBool(), wasHeard = try reader.readBool()
             let peerURLs = try Self.urls(&reader), clientURLs = try Self.urls(&reader)
-            members.append(Member(id: id, name: name, peerURLs: peerURLs, clientURLs: clientURLs, isLearner: isLearner))
+            members.append(Member(id: id, name: name, peerURLs: peerURLs, clientURLs: clientURLs, isLearner: isLearner, wasHeard: wasHeard))
         }
         try reader.expectEnd()
     }

@@ -50,6 +50,8 @@ package final class PeerTransport: Sendable {
         /// Members of the table; links to others were learnt from their greetings.
         var known: Set<MemberID> = []
         var removed: Set<MemberID> = []
+        /// Members whose greeting was accepted: they have a directory, and may have voted.
+        var heard: Set<MemberID> = []
         var inbound: [ObjectIdentifier: any Channel] = [:]
         var outbound: [ObjectIdentifier: any Channel] = [:]
         var listeners: [any Channel] = []
@@ -177,8 +179,12 @@ package final class PeerTransport: Sendable {
         guard !state.withLock({ $0.removed.contains(from) }) else {
             throw PeerRefusal(.removed, "member \(hex(from)) has been removed from the cluster")
         }
+        state.withLock { state in if state.heard.count < PeerLimits.inboundConnectionsMax { state.heard.insert(from) } }
         return self.greeting(greeting.purpose, to: from)
     }
+
+    /// Whether that member has ever spoken here since this one was started.
+    package func hasHeard(_ member: MemberID) -> Bool { state.withLock { $0.heard.contains(member) } }
 
     // MARK: Connections
 

@@ -93,10 +93,8 @@ struct ClusterStart {
     private func found(_ initial: InitialCluster, _ me: InitialCluster.Member) async throws -> Outcome {
         let others = initial.members.filter { $0.id != me.id }
         for facts in await facts(of: others.flatMap(\.peerURLs)) {
-            if let known = facts.members.first(where: { $0.id == me.id }), !known.clientURLs.isEmpty {
-                throw ClusterStartFailure(
-                    "member '\(name)' took part in cluster \(String(facts.cluster, radix: 16)) before, and \(dataDir) is empty: "
-                        + "remove it (members remove), add it again (members add), and start it with --initial-cluster-state existing")
+            if let known = facts.members.first(where: { $0.id == me.id }), known.tookPart {
+                throw lostDirectory(of: facts.cluster)
             }
             guard me.id != initial.members[0].id else {
                 throw ClusterStartFailure("cluster \(String(facts.cluster, radix: 16)) runs already: this member would make a seal file of its own")
@@ -104,9 +102,15 @@ struct ClusterStart {
         }
         var new = NewMember(cluster: initial.clusterID, name: name, member: me.id, sealFile: nil)
         if me.id != initial.members[0].id {
-            new.sealFile = try await sealFile(from: others.map { ($0.name, $0.peerURLs) }, bootstrap: initial.fingerprint)
+            new.sealFile = try await sealFile(from: others.map { ($0.name, $0.peerURLs) }, bootstrap: initial.fingerprint, cluster: initial.clusterID)
         }
         return Outcome(founding: new, opening: .bootstrap(Self.founders(initial)), cluster: initial.clusterID, member: me.id, peerURLs: me.peerURLs)
+    }
+
+    private func lostDirectory(of cluster: UInt64) -> ClusterStartFailure {
+        ClusterStartFailure(
+            "member '\(name)' took part in cluster \(String(cluster, radix: 16)) before, and \(dataDir) is empty: "
+                + "remove it (members remove), add it again (members add), and start it with --initial-cluster-state existing")
     }
 
     private static func founders(_ initial: InitialCluster) -> [ClusterMember] {
@@ -127,7 +131,7 @@ struct ClusterStart {
         }
     }
 
-    private func sealFile(from members: [(name: String, urls: [String])], bootstrap: Bytes) async throws -> Bytes {
+    private func sealFile(from members: [(name: String, urls: [String])], bootstrap: Bytes, cluster: UInt64) async throws -> Bytes {
         var said = Date.distantPast
         while true {
             var reasons: [String] = []
@@ -138,6 +142,7 @@ struct ClusterStart {
                         if let refused = error as? PeerRequestRefused, refused.description.hasPrefix(SeedResponder.mismatch) {
                             throw ClusterStartFailure("\(member.name) at \(text): \(refused)")
                         }
+                        if let refused = error as? PeerRequestRefused, refused.description == SeedResponder.tookPart { throw lostDirectory(of: cluster) }
                         reasons.append("\(member.name): \(error)")
                     }
                 }
@@ -162,11 +167,11 @@ struct ClusterStart {
             guard Set(answers.map(\.cluster)).count <= 1 else { throw ClusterStartFailure("--initial-cluster names members of different clusters") }
             for facts in answers {
                 guard let known = facts.members.first(where: { Set($0.peerURLs) == Set(me.peerURLs) }) else { continue }
-                guard known.clientURLs.isEmpty else {
+                guard !known.tookPart else {
                     throw ClusterStartFailure(
                         "member \(String(known.id.rawValue, radix: 16)) took part before, and \(dataDir) is empty: remove it (members remove) and add it again")
                 }
-                let seal = try await sealFile(from: facts.members.filter { $0.id != known.id }.map { ($0.name, $0.peerURLs) }, bootstrap: [])
+                let seal = try await sealFile(from: facts.members.filter { $0.id != known.id }.map { ($0.name, $0.peerURLs) }, bootstrap: [], cluster: facts.cluster)
                 let new = NewMember(cluster: facts.cluster, name: name, member: known.id, sealFile: seal)
                 return Outcome(founding: new, opening: .join, cluster: facts.cluster, member: known.id, peerURLs: me.peerURLs)
             }
@@ -185,13 +190,16 @@ struct ClusterStart {
 /// Answers peers: before the store is open with the seal file, if it is there, and afterwards with who is in the cluster, too.
 final class SeedResponder: PeerResponder {
     static let mismatch = "another initial cluster"
+    static let tookPart = "a member of that name took part before"
     private struct State { var service: ReplicaService?; var cluster: UInt64 = 0 }
     private let dataDir: String
     private let fingerprint: Bytes?
+    private let transport: PeerTransport
     private let state = Mutex(State())
 
-    init(dataDir: String, initial: InitialCluster?) {
+    init(dataDir: String, initial: InitialCluster?, transport: PeerTransport) {
         self.dataDir = dataDir
+        self.transport = transport
         fingerprint = initial?.fingerprint
     }
     func serve(_ service: ReplicaService, cluster: UInt64) { state.withLock { $0 = State(service: service, cluster: cluster) } }
@@ -203,15 +211,22 @@ final class SeedResponder: PeerResponder {
             if !bootstrap.isEmpty, let fingerprint, bootstrap != fingerprint {
                 throw PeerRequestRefused("\(Self.mismatch): --initial-cluster or --initial-cluster-token differ from those this member was started with")
             }
+            // Who founds has no directory: if it was started before, it lost one. (One that joins is known by its id and address.)
+            if !bootstrap.isEmpty, members().contains(where: { $0.name == peer.name && $0.tookPart }) { throw PeerRequestRefused(Self.tookPart) }
             guard let file = try DataDirectory.sealFile(of: dataDir) else { throw PeerRequestRefused("this member has no seal file yet") }
             return file
         case .facts:
             let (service, cluster) = state.withLock { ($0.service, $0.cluster) }
             guard let service else { throw PeerRequestRefused("this member has not started yet") }
             let status = service.status()
-            return PeerFacts(cluster: cluster, member: status.member, leader: status.leader, members: service.members().map {
-                .init(id: $0.id, name: $0.name, peerURLs: $0.peerURLs, clientURLs: $0.clientURLs, isLearner: $0.isLearner)
-            }).encode()
+            return PeerFacts(cluster: cluster, member: status.member, leader: status.leader, members: members()).encode()
+        }
+    }
+
+    /// None before the store is open.
+    private func members() -> [PeerFacts.Member] {
+        (state.withLock { $0.service }?.members() ?? []).map {
+            .init(id: $0.id, name: $0.name, peerURLs: $0.peerURLs, clientURLs: $0.clientURLs, isLearner: $0.isLearner, wasHeard: transport.hasHeard($0.id))
         }
     }
 }

@@ -77,7 +77,7 @@ extension Serve {
         }
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         let transport = PeerTransport(identity: PeerIdentity(name: name), security: security, group: group, logger: logger)
-        let responder = SeedResponder(dataDir: trimmedDataDir, initial: try cluster.initial())
+        let responder = SeedResponder(dataDir: trimmedDataDir, initial: try cluster.initial(), transport: transport)
         do {
             return try await openMember(transport, responder, group, logger)
         } catch {

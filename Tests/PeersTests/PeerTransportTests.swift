@@ -170,7 +170,7 @@ import Testing
         await #expect(throws: PeerRequestRefused("this member is not ready yet")) { try await joiner.transport.ask(.facts, of: a.url, on: loop) }
         a.transport.attach(responder: EchoResponder())
         let facts = PeerFacts(cluster: 1, member: a.member, leader: nil, members: [
-            .init(id: a.member, name: "a", peerURLs: [a.url.description], clientURLs: ["http://127.0.0.1:2379"], isLearner: false),
+            .init(id: a.member, name: "a", peerURLs: [a.url.description], clientURLs: ["http://127.0.0.1:2379"], isLearner: false, wasHeard: true),
         ])
         let (answer, peer) = try await joiner.transport.ask(.facts, of: a.url, on: loop)
         #expect(try PeerFacts(decoding: answer).members.count == 1)
@@ -178,7 +178,8 @@ import Testing
         #expect(try PeerFacts(decoding: facts.encode()) == facts)
         await #expect(throws: PeerRequestRefused("no seal for c")) { try await joiner.transport.ask(.sealFile(bootstrap: [1]), of: a.url, on: loop) }
         await #expect(throws: PeerFailure.self) { try await joiner.transport.ask(.facts, of: PeerURL(host: "127.0.0.1", port: 1), on: loop) }
-        // It may not speak as a member.
+        // It may not speak as a member: not before it knows who it is, and not as one of another cluster.
+        joiner.transport.identify(PeerIdentity(name: "c", keyring: Node.keyring))
         joiner.transport.membersChanged([a.address])
         try await eventually("refused") { joiner.log.text.contains("another cluster") }
         await a.transport.shutdown()
