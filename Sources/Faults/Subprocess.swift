@@ -26,6 +26,8 @@ package final class Subprocess: Sendable {
         posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
         posix_spawn_file_actions_addopen(&actions, 1, logPath, O_WRONLY | O_CREAT | O_APPEND, 0o600)
         posix_spawn_file_actions_adddup2(&actions, errors ?? 1, 2)
+        // SwiftNIO's sockets are inherited otherwise: a connection that a proxy here cuts would stay open, and silent, for as long as the child lives.
+        try Self.closesOthers(&actions, from: 3)
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }
@@ -42,6 +44,13 @@ package final class Subprocess: Sendable {
         guard code == 0 else { throw FaultFailure("\(program): \(String(cString: strerror(code)))") }
         self.pid = pid
         Thread.detachNewThread { [self] in wait() }
+    }
+
+    /// glibc has it since 2.34; Swift's module of glibc does not show it.
+    private static func closesOthers(_ actions: inout posix_spawn_file_actions_t, from first: Int32) throws {
+        typealias AddCloseFrom = @convention(c) (UnsafeMutablePointer<posix_spawn_file_actions_t>, Int32) -> Int32
+        guard let symbol = dlsym(nil, "posix_spawn_file_actions_addclosefrom_np") else { throw FaultFailure("this glibc is older than 2.34") }
+        guard unsafeBitCast(symbol, to: AddCloseFrom.self)(&actions, first) == 0 else { throw FaultFailure("no memory") }
     }
 
     private func wait() {
