@@ -26,6 +26,9 @@ package final class APIServer: Service {
         package var tls: TLSConfiguration
         /// Whether pods without a node are given one.
         package var schedules = true
+        /// Several of these serve one store: each has the streams of some nodes, one leads.
+        package var isOneOfMany = false
+        package var leads: @Sendable () -> Bool = { true }
         package var heartbeatSeconds = 5.0
         package var clock: @Sendable () -> Date = { Date() }
         package init(host: String, port: Int, tls: TLSConfiguration) { self.host = host; self.port = port; self.tls = tls }
@@ -46,7 +49,8 @@ package final class APIServer: Service {
             store: store, feed: feed, sessions: sessions, operations: operations, audit: audit, clock: configuration.clock,
             heartbeatSeconds: configuration.heartbeatSeconds, logger: logger)
         controllers = Controllers(
-            store: store, feed: feed, sessions: sessions, schedules: configuration.schedules, clock: configuration.clock, logger: logger)
+            store: store, feed: feed, sessions: sessions, schedules: configuration.schedules, isOneOfMany: configuration.isOneOfMany,
+            leads: configuration.leads, clock: configuration.clock, logger: logger)
     }
 
     /// Waits until the server listens; throws if it never will.

@@ -5,14 +5,22 @@ import Resources
 
 /// What happens without a request: pods are bound and ended, namespaces are emptied, nodes are found present or absent. Each looks at
 /// the feed's state, does what it finds due, and looks again when something changed or some seconds passed. All steps may be repeated.
+///
+/// Of several members with one store the leader does them. Only whether a node is there is told by the member that has its stream: it renews
+/// the node's heartbeat, and the others find the node absent when nobody has done so for long.
 struct Controllers: Sendable {
     /// A node without a stream for so long is no longer ready.
     static let nodeAbsenceSeconds = 10.0
+    /// Among several members: how old a heartbeat gets before it is renewed, and before the node counts as absent.
+    static let heartbeatRenewalSeconds: Int64 = 10
+    static let heartbeatAbsenceSeconds: Int64 = 30
 
     let store: ObjectStore
     let feed: ObjectFeed
     let sessions: NodeSessions
     let schedules: Bool
+    let isOneOfMany: Bool
+    let leads: @Sendable () -> Bool
     let clock: @Sendable () -> Date
     let logger: Logger
 
@@ -85,6 +93,7 @@ struct Controllers: Sendable {
     // MARK: Pods
 
     func endPods() async {
+        guard leads() else { return }
         let now = now
         let due = feed.read { projection in
             projection.podsTerminating.compactMap { projection.pods[$0] }.filter { PodTermination.isDue($0.resource, now: now) }
@@ -100,7 +109,7 @@ struct Controllers: Sendable {
     }
 
     func schedulePods() async {
-        guard let (pods, nodes) = feed.read({ projection -> ([Resource], [Scheduling.Candidate]) in
+        guard leads(), let (pods, nodes) = feed.read({ projection -> ([Resource], [Scheduling.Candidate]) in
             guard !projection.podsAwaitingNode.isEmpty else { return ([], []) }
             return (projection.podsAwaitingNode.compactMap { projection.pods[$0]?.resource },
                     projection.nodes.values.map { Scheduling.Candidate(node: Node($0), pods: projection.podCount(on: $0.name)) })
@@ -138,6 +147,7 @@ struct Controllers: Sendable {
     // MARK: Namespaces
 
     func emptyNamespaces() async {
+        guard leads() else { return }
         let ending = feed.read { $0.namespaces.values.filter(\.isBeingDeleted).map(\.name) } ?? []
         for name in ending.sorted() {
             await attempt("empty namespace") { () async throws(Status) in _ = try await store.sweepNamespace(name, now: now) }
@@ -147,15 +157,15 @@ struct Controllers: Sendable {
     // MARK: Nodes
 
     func reviewNodes() async {
-        let moment = clock()
-        let known = feed.read { $0.nodes.values.map { ($0.name, Node($0).readyStatus) } }
+        let moment = clock(), now = now.secondsSinceEpoch
+        let known = feed.read { $0.nodes.values.map { ($0.name, Node($0).readyStatus, now - NodeCondition.heartbeat(of: $0)) } }
         guard let known else { return }
         for name in sessions.connected where !known.contains(where: { $0.0 == name }) { await register(name) }
-        for (name, status) in known {
+        for (name, status, age) in known {
             let isPresent = sessions.isPresent(name, graceSeconds: Self.nodeAbsenceSeconds, now: moment)
             if sessions.isConnected(name) {
-                if status != "True" { await set(ready: true, of: name) }
-            } else if !isPresent, status == "True" {
+                if status != "True" || (isOneOfMany && age >= Self.heartbeatRenewalSeconds) { await set(ready: true, of: name) }
+            } else if !isPresent, status == "True", !isOneOfMany || age >= Self.heartbeatAbsenceSeconds {
                 await set(ready: false, of: name)
             }
         }
@@ -173,12 +183,24 @@ struct Controllers: Sendable {
     private func set(ready: Bool, of name: String) async {
         guard let key = ObjectKey(.nodes, namespace: "", name: name) else { return }
         await attempt("tell whether a node is ready") { () async throws(Status) in
-            _ = try await store.update(key) { (current) throws(Status) in NodeCondition.ready(ready, in: current, now: now) }
+            _ = try await store.update(key) { (current) throws(Status) in
+                // Another member may have heard of it just now.
+                let age = now.secondsSinceEpoch - NodeCondition.heartbeat(of: current)
+                guard ready || !isOneOfMany || age >= Self.heartbeatAbsenceSeconds else { return current }
+                return NodeCondition.ready(ready, in: current, now: now)
+            }
         }
     }
 }
 
 enum NodeCondition {
+    /// When a member last told that the node is there, in seconds; 0: never.
+    static func heartbeat(of node: Resource) -> Int64 {
+        let ready = (node.tree["status"]?["conditions"]?.arrayValue ?? []).first { $0["type"]?.stringValue == "Ready" }
+        let moment = ready?["lastHeartbeatTime"]?.stringValue.flatMap { Timestamp($0) }
+        // What a client wrote there is not to be reckoned with beyond reason.
+        return min(max(0, moment?.secondsSinceEpoch ?? 0), 1 << 40)
+    }
     static func ready(_ ready: Bool, in node: Resource, now: Timestamp) -> Resource {
         var conditions = node.tree["status"]?["conditions"]?.arrayValue ?? []
         let before = conditions.first { $0["type"]?.stringValue == "Ready" }

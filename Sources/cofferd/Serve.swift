@@ -13,6 +13,7 @@ import NIOCore
 import NIOPosix
 import NIOSSL
 import RPC
+import ReplicaService
 import Sealing
 import ServiceLifecycle
 import StatusServer
@@ -142,6 +143,13 @@ struct Serve: AsyncParsableCommand {
             host: listenSecretsUrl.host, port: listenSecretsUrl.port,
             tls: try TransportSecurity.server(pki.server, clients: pki.authority.certificate, certificates: .optional))
         configuration.schedules = !noScheduler
+        if member != nil {
+            configuration.isOneOfMany = true
+            configuration.leads = {
+                let status = barrier.status()
+                return status.leader == status.member
+            }
+        }
         let api = APIServer(
             configuration: configuration, keyValue: barrier, operations: VaultOperations(vault: vault, sealName: sealName), audit: audit, logger: logger)
         let ready = Task { [etcdAddress] in
