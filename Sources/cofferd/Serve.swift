@@ -31,7 +31,7 @@ struct Serve: AsyncParsableCommand {
     @Option(help: "Where to serve etcd's API.") var listenClientUrls = ListenAddress(argument: "http://127.0.0.1:2379")!
     @Option(help: "What to tell clients of that address, if it differs.") var advertiseClientUrls: String?
     @Option(help: "Where to serve the secrets API.") var listenSecretsUrl = ListenAddress(argument: "https://127.0.0.1:6443")!
-    @Option(help: "Where to serve health and metrics, without TLS: counts only, no names, no values. Nowhere unless given; etcd's way is http://127.0.0.1:2381.")
+    @Option(help: "Where to serve health and metrics, without TLS: counts only, no names, no values. Nowhere unless given; as etcd: http://127.0.0.1:2381.")
     var listenMetricsUrls: ListenAddress?
     @Option(help: "Further names and addresses for the secrets API's certificate.") var serverName: [String] = []
     @Option(help: "Certificate for https on the etcd port; without it the one of --pki-dir.") var certFile: String?
