@@ -26,10 +26,14 @@ CORES = Basics|SecretMemory|Raft|WriteAheadLog|MVCC|Replica|Sealing|FileSealing|
 SHELLS = Storage ReplicaService Peers Barrier KeyVault Coffer RPC EtcdServer CofferClient APIServer StatusServer NodeAgent Conformance Differential Torture
 TEST = timeout --kill-after=10 900 swift test --skip-build
 
+# All of them, also after a failure; what failed is said once more at the end.
 test: setup-test
 	$(SWIFT_BUILD) --build-tests
-	$(TEST) --filter '^($(CORES))Tests\.'
-	@set -e; for target in $(SHELLS); do echo "== $$target"; $(TEST) --no-parallel --filter "^$${target}Tests\\."; done
+	@mkdir -p .build/tests; rm -f .build/tests/*; set -o pipefail; failed=; \
+	run() { echo "== $$1"; $(TEST) "$${@:2}" 2>&1 | tee .build/tests/$$1.log || failed+=" $$1"; }; \
+	run cores --filter '^($(CORES))Tests\.'; \
+	for target in $(SHELLS); do run $$target --no-parallel --filter "^$${target}Tests\."; done; \
+	for target in $$failed; do echo "== failed: $$target"; grep -a -A4 '✘\|: error:\|atal error' .build/tests/$$target.log | head -30; done; [ -z "$$failed" ]
 
 SEQUENCES = 100000
 SEED = 1

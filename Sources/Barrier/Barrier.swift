@@ -50,9 +50,9 @@ package final class Barrier: Sendable {
 
     // MARK: Keys
 
-    /// Takes over what the replicated key table says now.
-    package func follow() throws(EtcdFailure) {
-        do { try domains.follow(service.keyTable()) } catch { throw .unavailable("the key table does not open: \(error)") }
+    /// Takes over what the replicated key table says now, and answers that table.
+    @discardableResult package func follow() throws(EtcdFailure) -> KeyTable {
+        do { return try domains.follow(service.keyTable) } catch { throw .unavailable("the key table does not open: \(error)") }
     }
 
     /// The data key that new values of `domain` go under, made now if this is its first.
@@ -76,8 +76,20 @@ package final class Barrier: Sendable {
         let stored = Keyspace.plain.stored(key)
         guard let plaintext = unsafe plaintext else { return PutRequest(key: stored, value: .unchanged) }
         let domain = Domain(ofPlainKey: key)
-        guard let dataKey = domains.active(domain) else { throw DomainPending(domain: domain) }
-        return PutRequest(key: stored, value: .sealed(try unsafe keyring.seal(plaintext, key: stored, under: dataKey)))
+        let sealed = try underActiveKey(of: { domains.active(domain) }) { try unsafe keyring.seal(plaintext, key: stored, under: $0) }
+        guard let sealed else { throw DomainPending(domain: domain) }
+        return PutRequest(key: stored, value: .sealed(sealed))
+    }
+    /// What `seal` makes with the active key; `nil` if there is none. Between finding a key and using it, rotations may retire and destroy it.
+    func underActiveKey(of active: () -> DataKeyID?, _ seal: (DataKeyID) throws -> SealedValue) throws -> SealedValue? {
+        guard var key = active() else { return nil }
+        while true {
+            do { return try seal(key) } catch SealingError.unknownKey(key) {
+                guard let next = active() else { return nil }
+                guard next != key else { throw SealingError.unknownKey(key) }
+                key = next
+            }
+        }
     }
     package func prepare(_ domain: Domain) async throws(EtcdFailure) { _ = try await dataKey(of: domain) }
 
@@ -114,11 +126,14 @@ package final class Barrier: Sendable {
     }
     /// The same value under the active generation of its domain.
     func sealedAgain(_ value: SealedValue, key: Bytes) throws -> SealedValue {
-        let table = service.keyTable()
-        guard let active = table.activeDataKey(of: value.dataKey.domain) else { throw SealingError.unknownKey(value.dataKey) }
-        if active == value.dataKey { return value }
-        let plaintext = try keyring.open(value, key: key)
-        return try unsafe plaintext.withUnsafeBytes { bytes throws -> SealedValue in try unsafe keyring.seal(bytes, key: key, under: active) }
+        let domain = value.dataKey.domain
+        let sealed = try underActiveKey(of: { domains.active(domain) }) { active in
+            if active == value.dataKey { return value }
+            let plaintext = try keyring.open(value, key: key)
+            return try unsafe plaintext.withUnsafeBytes { bytes throws -> SealedValue in try unsafe keyring.seal(bytes, key: key, under: active) }
+        }
+        guard let sealed else { throw SealingError.unknownKey(value.dataKey) }
+        return sealed
     }
 
     // MARK: Opening

@@ -12,8 +12,11 @@ final class KeyDomains: Sendable {
         /// The one that nearly every put of the etcd port wants, without a hash of a name.
         var plain: DataKeyID?
         var active: [Bytes: DataKeyID] = [:]
+        var activeByID: [DomainID: DataKeyID] = [:]
     }
     private let state = Mutex(State())
+    /// Held while a table is read and followed, so that no older one comes after a newer.
+    private let following = Mutex(())
     private let keyring: Keyring
     private let now: @Sendable () -> UInt64
 
@@ -23,21 +26,31 @@ final class KeyDomains: Sendable {
     func active(_ domain: Domain) -> DataKeyID? {
         state.withLock { domain == .plain ? $0.plain : $0.active[domain.name] }
     }
+    func active(_ domain: DomainID) -> DataKeyID? { state.withLock { $0.activeByID[domain] } }
 
     /// Opens what the table holds and is not open yet, wipes what it no longer holds, and follows its active generations.
-    func follow(_ table: KeyTable) throws(SealingError) {
+    func follow(_ current: () -> KeyTable) throws(SealingError) -> KeyTable {
+        try following.withLock { _ throws(SealingError) in
+            let table = current()
+            try follow(table)
+            return table
+        }
+    }
+    private func follow(_ table: KeyTable) throws(SealingError) {
         for record in table.keyEncryptionKeys {
             if record.state == .destroyed { keyring.forget(record.id) } else { try keyring.install(WrappedKeyEncryptionKey(record)) }
         }
         for record in table.dataKeys {
             if record.state == .destroyed { keyring.forget(record.id) } else { try keyring.install(WrappedDataKey(record)) }
         }
-        var active: [Bytes: DataKeyID] = [:]
+        var active: [Bytes: DataKeyID] = [:], activeByID: [DomainID: DataKeyID] = [:]
         for domain in table.domains {
-            if let generation = domain.activeGeneration { active[domain.name] = DataKeyID(domain.id, generation) }
+            guard let generation = domain.activeGeneration else { continue }
+            active[domain.name] = DataKeyID(domain.id, generation)
+            activeByID[domain.id] = DataKeyID(domain.id, generation)
         }
-        let followed = active
-        state.withLock { $0 = State(plain: followed[Domain.plain.name], active: followed) }
+        let followed = State(plain: active[Domain.plain.name], active: active, activeByID: activeByID)
+        state.withLock { $0 = followed }
     }
 
     /// The command that gives `domain` its first keys.

@@ -110,14 +110,14 @@ package actor KeyRotation {
     package func rotate(_ domain: Domain, level: Level) async throws(RotationError) -> UInt32 {
         let name = String(decoding: domain.name, as: UTF8.self)
         for _ in 0..<Self.attemptsMax {
-            try follow()
-            guard let record = barrier.service.keyTable().domain(named: domain.name) else { throw .unknownDomain(name) }
+            guard let record = try follow().domain(named: domain.name) else { throw .unknownDomain(name) }
             let command: Command?
             do {
                 command = switch level {
                 case .dataKey: try barrier.domains.nextDataKey(of: record)
                 case .keyEncryptionKey: try barrier.domains.nextKeyEncryptionKey(of: record)
                 }
+            } catch SealingError.unknownKeyEncryptionKey { continue // rotated away meanwhile
             } catch { throw .unavailable("\(error)") }
             guard let command else { throw .shredded(name) }
             do { _ = try await barrier.propose(command) } catch {
@@ -150,8 +150,8 @@ package actor KeyRotation {
         try follow()
     }
 
-    private func follow() throws(RotationError) {
-        do { try barrier.follow() } catch { throw .unavailable("\(error)") }
+    @discardableResult private func follow() throws(RotationError) -> KeyTable {
+        do { return try barrier.follow() } catch { throw .unavailable("\(error)") }
     }
 
     // MARK: The worker
@@ -186,12 +186,11 @@ package actor KeyRotation {
 
     /// Once through all that is left to do. Throws when it should be tried again later.
     private func pass() async throws {
-        try barrier.follow()
         var emptied: [DataKeyID] = []
-        for domain in barrier.service.keyTable().domains {
+        for domain in try barrier.follow().domains {
             try Task.checkCancellation()
             try await rewrapDataKeys(of: domain) // (2)
-            let retired = barrier.service.keyTable().dataKeys.filter { $0.id.domain == domain.id && $0.state == .decryptOnly }
+            let retired = try barrier.follow().dataKeys.filter { $0.id.domain == domain.id && $0.state == .decryptOnly }
             for key in retired where domain.activeGeneration != nil {
                 if try await resealValues(under: key.id) { emptied.append(key.id) } // (3)
             }
@@ -221,8 +220,9 @@ package actor KeyRotation {
     }
 
     private func rewrapDataKeys(of domain: DomainRecord) async throws {
-        guard let active = domain.activeKeyEncryptionKey else { return }
-        for key in barrier.service.keyTable().dataKeys where key.id.domain == domain.id && key.state != .destroyed && key.wrappedBy != active {
+        let table = try barrier.follow()
+        guard let active = table.domain(domain.id)?.activeKeyEncryptionKey else { return }
+        for key in table.dataKeys where key.id.domain == domain.id && key.state != .destroyed && key.wrappedBy != active {
             try Task.checkCancellation()
             let command = try barrier.domains.rewrap(key, to: active)
             do { _ = try await barrier.propose(command) } catch {

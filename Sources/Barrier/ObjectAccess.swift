@@ -24,20 +24,23 @@ extension Barrier: KeyValue {
     package func put(_ key: Bytes, domain: String, value: SecretValue, if precondition: Precondition) async throws(BarrierError) -> Int64 {
         let stored = Keyspace.object.stored(key)
         guard value.count <= Limits.objectBytesMax else { throw .tooLarge(limit: Limits.objectBytesMax) }
-        let dataKey: DataKeyID
-        do { dataKey = try await self.dataKey(of: .namespace(domain)) } catch { throw BarrierError(error) }
-        let sealed: SealedValue
-        do { sealed = try unsafe value.withUnsafeBytes { bytes throws -> SealedValue in try unsafe keyring.seal(bytes, key: stored, under: dataKey) } } catch {
-            throw .unavailable("sealing: \(error)")
+        let domain = Domain.namespace(domain)
+        let (_, revision) = try await conditionally(on: stored, precondition) { () async throws(EtcdFailure) -> Operation in
+            _ = try await self.dataKey(of: domain)
+            do {
+                let sealed = try self.underActiveKey(of: { self.domains.active(domain) }) { key in
+                    try unsafe value.withUnsafeBytes { bytes throws -> SealedValue in try unsafe self.keyring.seal(bytes, key: stored, under: key) }
+                }
+                if let sealed { return .put(PutRequest(key: stored, value: .sealed(sealed))) }
+            } catch { throw .unavailable("sealing: \(error)") }
+            throw .unavailable("the domain's keys are destroyed")
         }
-        let put = PutRequest(key: stored, value: .sealed(sealed))
-        let (_, revision) = try await conditionally([.put(put)], on: stored, precondition)
         return revision
     }
 
     package func delete(_ key: Bytes, if precondition: Precondition) async throws(BarrierError) -> Int64 {
         let stored = Keyspace.object.stored(key)
-        let (results, revision) = try await conditionally([.deleteRange(DeleteRangeRequest(KeyRange(stored)))], on: stored, precondition)
+        let (results, revision) = try await conditionally(on: stored, precondition) { .deleteRange(DeleteRangeRequest(KeyRange(stored))) }
         guard case .deleteRange(let deleted, _) = results.first, deleted == 1 else { throw .preconditionFailed(current: 0) }
         return revision
     }
@@ -47,9 +50,10 @@ extension Barrier: KeyValue {
         return revision
     }
 
-    /// Runs `operations` if `precondition` holds; answers their results and the revision of their transaction.
+    /// Runs what `operation` makes if `precondition` holds; answers its results and the revision of its transaction. Made again when a rotation
+    /// overtook it: what was sealed may not open any more, the value it was made of is here.
     private func conditionally(
-        _ operations: [Operation], on stored: Bytes, _ precondition: Precondition
+        on stored: Bytes, _ precondition: Precondition, _ operation: () async throws(EtcdFailure) -> Operation
     ) async throws(BarrierError) -> ([OperationResult], revision: Int64) {
         let range = KeyRange(stored)
         let compares: [Compare] = switch precondition {
@@ -57,9 +61,18 @@ extension Barrier: KeyValue {
         case .absent: [Compare(range, .equal, .create(0))]
         case .modificationRevision(let revision): [Compare(range, .equal, .modification(revision))]
         }
-        let transaction = Transaction(compares: compares, success: operations, failure: [.range(RangeRequest(range))])
-        let answer: (result: CommandResult, revision: Int64)
-        do { answer = try await write(.transaction(transaction, guards: [])) } catch { throw BarrierError(error) }
+        var told: (result: CommandResult, revision: Int64)?, attempts = 0
+        while told == nil {
+            do {
+                told = try await propose(.transaction(Transaction(compares: compares, success: [try await operation()], failure: [.range(RangeRequest(range))]), guards: []))
+            } catch {
+                guard case .refused(.staleKey) = error else { throw BarrierError(error) }
+                attempts += 1
+                guard attempts < Self.attemptsMax else { throw .overloaded }
+                do { try follow() } catch { throw BarrierError(error) }
+            }
+        }
+        guard let answer = told else { throw .overloaded }
         guard case .operation(.transaction(let succeeded, let results)) = answer.result else { throw .unavailable("no transaction's answer") }
         if succeeded { return (results, answer.revision) }
         guard case .range(let present) = results.first else { throw .unavailable("no range") }

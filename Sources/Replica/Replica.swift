@@ -91,6 +91,7 @@ package struct Replica: ~Copyable, Sendable {
     var heard: [(member: MemberID, at: Int64)] = []
     var repair = Repair.none
     var unfitness: String?
+    /// Until then a survivor answers nobody: what is asked of it would count on members that are gone.
     var hasReduced: Bool
 
     package enum RestartError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -169,7 +170,7 @@ package struct Replica: ~Copyable, Sendable {
     /// Why this member answers nothing; `nil` when it is well.
     package var isOutOfService: String? { unfitness }
     /// What whoever asks is told meanwhile: that there is no leader, as long as that may pass.
-    var unfit: Outcome? { unfitness.map { repair == .none ? .unavailable($0) : .notLeader(nil) } }
+    var unfit: Outcome? { unfitness.map { repair == .none ? .unavailable($0) : .notLeader(nil) } ?? (hasReduced ? nil : .notLeader(nil)) }
     package var isRepairing: Bool { repair != .none }
     /// The members; the founders, as long as none of their words was applied; this member, where nobody has founded anything.
     package var members: [ClusterMember] {
@@ -256,8 +257,14 @@ package struct Replica: ~Copyable, Sendable {
     // MARK: - Proposing
 
     mutating func propose(_ proposed: [Proposal], into effects: inout EffectBuffer) {
-        if let unfit { return effects.append(.answer(proposed.compactMap(\.ticket).map { Reply($0, unfit) })) }
-        let proposed = isSpaceShort || isSpaceShortSomewhere ? withoutGrowing(proposed, into: &effects) : proposed
+        var proposed = proposed
+        if let unfit {
+            effects.append(.answer(proposed.compactMap(\.ticket).map { Reply($0, unfit) }))
+            // A survivor's own proposals pass: one of them reduces its cluster.
+            guard unfitness == nil else { return }
+            proposed.removeAll { $0.ticket != nil }
+        }
+        if isSpaceShort || isSpaceShortSomewhere { proposed = withoutGrowing(proposed, into: &effects) }
         guard !proposed.isEmpty else { return }
         guard raft.isLeader || !isClustered else { return forward(proposed, into: &effects) }
         guard proposed.contains(where: \.command.changesMembership) else { return step(.propose(proposed.map(\.payload)), proposed: proposed, into: &effects) }
