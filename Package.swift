@@ -80,6 +80,8 @@ library("Storage", "CLMDB", "WriteAheadLog", "MVCC", "FileSealing", "Basics", un
 library("ReplicaService", "Replica", "Raft", "MVCC", "WriteAheadLog", "Storage", "FileSealing", "Basics", External.logging, tests: ["SecretMemory"])
 library("Peers", "ReplicaService", "Replica", "MVCC", "Certificates", "Basics", External.crypto, External.core, External.posix, External.ssl, External.tls, External.logging, tests: [External.concurrency])
 library("Barrier", "ReplicaService", "MVCC", "Sealing", "FileSealing", "Storage", "SecretMemory", "Basics", External.logging, unsafe: true)
+// How a member comes up among others, for the daemon and for whoever embeds one.
+library("Clustering", "Barrier", "Peers", "ReplicaService", "MVCC", "Sealing", "Certificates", "Basics", External.logging, External.core, External.posix, tests: nil)
 library("ObjectStore", "Barrier", "Resources", "SecretMemory", "Basics")
 library("KeyVault", "Barrier", "Sealing", "SecretMemory", "Basics", External.logging)
 library("EtcdProtocol", "Basics", External.core)
@@ -94,7 +96,7 @@ library("NodeAgent", "NodeProtocol", "Mounts", "SecretMemory", "CLinux", "CSodiu
         External.httpClient, External.core, External.posix, External.foundationCompat, External.http1, External.ssl, External.logging, unsafe: true, tests: ["Certificates"])
 library("Commands", "APIClient", "EtcdClient", "EtcdProtocol", "RPC", "Certificates", "Resources", "SecretMemory", "Basics", External.arguments, External.core, External.posix, External.ssl, tests: ["DataDriven"], resources: ["Cases"])
 // Products.
-library("Coffer", "Barrier", "KeyVault", "ObjectStore", "Resources", "Sealing", "ReplicaService", "MVCC", "SecretMemory", "Basics", External.logging)
+library("Coffer", "Clustering", "Peers", "Certificates", "Barrier", "KeyVault", "ObjectStore", "Resources", "Sealing", "ReplicaService", "MVCC", "SecretMemory", "Basics", External.logging)
 // Processes, networks and disks that fail, for tests.
 library("Faults", External.core, External.posix, tests: nil)
 // What clients saw, and whether that may be.
@@ -103,13 +105,16 @@ library("CofferClient", "EtcdClient", "EtcdProtocol", "RPC", "Certificates", "Se
         tests: ["Faults", "EtcdServer", "Barrier", "ReplicaService", "Storage", External.logging])
 library("Torture", "Faults", "Histories", "CofferClient", "EtcdClient", "EtcdProtocol", "Certificates", "Basics", External.core, External.posix)
 executable("coffer-torture", "Torture", "Faults", External.arguments)
-executable("cofferd", "EtcdServer", "APIServer", "StatusServer", "KeyVault", "Peers", "Barrier", "ReplicaService", "MVCC", "Sealing", "Audit", "Resources", "Certificates", "RPC", "CLinux", "Basics",
+executable("cofferd", "Clustering", "EtcdServer", "APIServer", "StatusServer", "KeyVault", "Peers", "Barrier", "ReplicaService", "MVCC", "Sealing", "Audit", "Resources", "Certificates", "RPC", "CLinux", "Basics",
            External.arguments, External.logging, External.lifecycle, External.unixSignals, External.posix, External.core, External.ssl)
 executable("coffer-agent", "NodeAgent", "NodeProtocol", "Mounts", External.arguments, External.logging, External.unixSignals)
 executable("cofferctl", "Commands")
 // Never shipped.
-library("Simulation", "Replica", "Raft", "MVCC", "WriteAheadLog", "FileSealing", "Sealing", "SecretMemory", "Basics")
+library("Simulation", "Mounts", "NodeProtocol", "Replica", "Raft", "MVCC", "WriteAheadLog", "FileSealing", "Sealing", "SecretMemory", "Basics")
 executable("simulate", "Simulation", "Basics", External.arguments)
+targets.append(.executableTarget( // as whoever uses the library would write it: built here for the test of the example
+    name: "embedded-member", dependencies: ["Coffer"], path: "examples/embedded-member/Sources/embedded-member",
+    swiftSettings: [.swiftLanguageMode(.v6)]))
 targets.append(.testTarget(name: "TidyTests", swiftSettings: swiftSettings))
 targets.append(.testTarget(name: "ConformanceTests", swiftSettings: swiftSettings))
 targets.append(.testTarget(
@@ -117,7 +122,7 @@ targets.append(.testTarget(
 if Context.environment["COFFER_BENCHMARKS"] != nil {
     targets.append(.executableTarget(
         name: "coffer-bench",
-        dependencies: ["EtcdServer", "EtcdProtocol", "RPC", "Barrier", "ReplicaService", "Audit", "Sealing", "SecretMemory", "MVCC", "Basics", "CSodium", External.core, External.posix, External.hpack, External.logging],
+        dependencies: ["EtcdServer", "EtcdProtocol", "EtcdClient", "RPC", "Barrier", "ReplicaService", "Audit", "Sealing", "SecretMemory", "MVCC", "Basics", "CSodium", External.core, External.posix, External.hpack, External.logging],
         path: "Benchmarks/coffer-bench", swiftSettings: swiftSettings))
 }
 

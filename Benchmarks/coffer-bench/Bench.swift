@@ -6,9 +6,14 @@ import RPC
 /// Measures; see `Benchmarks/run`.
 @main
 struct Bench {
-    private static let usage = """
-        coffer-bench versus --ours HOST:PORT:PID [--peer HOST:PORT:PID] [--rounds 5] [--seconds 4] [--cases put,range]
-                            [--loads 1/1,10/100,100/1000] [--value-bytes 256] [--results FILE] [--goals]
+    static let usage = """
+        coffer-bench versus --ours HOST:PORT:PID[,…] [--peer HOST:PORT:PID[,…]] [--rounds 5] [--seconds 4] [--cases put,range]
+                            [--loads 1/1,10/100,100/1000] [--value-bytes 256] [--prefix TEXT] [--results FILE] [--goals]
+        coffer-bench leader --targets HOST:PORT:PID,…        prints its position, once all agree
+        coffer-bench failover --targets HOST:PORT:PID,… --kill PID    prints milliseconds
+        coffer-bench write --targets HOST:PORT:PID,… --count N
+        coffer-bench caught-up --target HOST:PORT --with HOST:PORT:PID,…
+        coffer-bench record --case NAME --ours MS,… --peer MS,… [--results FILE] [--goals]
         coffer-bench micro [--results FILE]
         coffer-bench ping --target HOST:PORT
         coffer-bench frame --out FILE
@@ -25,6 +30,11 @@ struct Bench {
             case "serve":
                 guard let directory = options["directory"], let keyFile = options["key-file"] else { throw Failure(usage) }
                 try await Serve.run(directory: directory, keyFile: keyFile, port: Int(options["port"] ?? "0") ?? 0, audit: options["audit"])
+            case "leader": try await ClusterCases.leader(&options)
+            case "failover": try await ClusterCases.failover(&options)
+            case "write": try await ClusterCases.write(&options)
+            case "caught-up": try await ClusterCases.caughtUp(&options)
+            case "record": try ClusterCases.record(&options)
             case "ping": try await ping(&options)
             case "frame": try frame(&options)
             default: throw Failure(usage)
@@ -36,7 +46,7 @@ struct Bench {
     }
 
     private static func versus(_ options: inout Options) async throws {
-        guard let ours = options["ours"].flatMap(ServerUnderTest.init) else { throw Failure(usage) }
+        guard let ours = options["ours"].flatMap(ServiceUnderTest.init) else { throw Failure(usage) }
         let seconds = Double(options["seconds"] ?? "4") ?? 4, valueBytes = Int(options["value-bytes"] ?? "256") ?? 256
         var loads: [Load] = []
         for kind in (options["cases"] ?? "put,range").split(separator: ",") {
@@ -44,18 +54,15 @@ struct Bench {
             for shape in (options["loads"] ?? "1/1,10/100,100/1000").split(separator: ",") {
                 let parts = shape.split(separator: "/").compactMap { Int($0) }
                 guard parts.count == 2, parts[0] > 0, parts[1] >= parts[0] else { throw Failure("no load \(shape): connections/clients") }
-                loads.append(Load(kind: kind, connections: parts[0], clients: parts[1], seconds: seconds, valueBytes: valueBytes))
+                loads.append(Load(
+                    kind: kind, connections: parts[0], clients: parts[1], seconds: seconds, valueBytes: valueBytes, prefix: options["prefix"] ?? ""))
             }
         }
         let versus = Versus(
-            ours: ours, peer: options["peer"].flatMap(ServerUnderTest.init), loads: loads, rounds: Int(options["rounds"] ?? "5") ?? 5,
+            ours: ours, peer: options["peer"].flatMap(ServiceUnderTest.init), loads: loads, rounds: Int(options["rounds"] ?? "5") ?? 5,
             resultsPath: options["results"])
         let results = try await versus.run()
-        guard options["goals"] != nil else { return }
-        let verdicts = Goal.all.compactMap { $0.verdict(results) }
-        for verdict in verdicts { say("goal", verdict.text) }
-        let missed = verdicts.count { !$0.isMet }
-        if missed > 0 { throw Failure("\(missed) goals missed") }
+        if options["goals"] != nil { try results.checkGoals() }
     }
 
     /// Succeeds when a server answers.

@@ -25,6 +25,9 @@ struct Goal {
         Goal(name: "put-256B-10/100", metric: "cpu_per_op", atMost: 0.4),
         Goal(name: "put-256B-10/100", metric: "p99", atMost: 0.6),
         Goal(name: "range-256B-10/100", metric: "cpu_per_op", atMost: 0.45),
+        Goal(name: "3x-put-256B-10/100", metric: "throughput", atLeast: 3),
+        Goal(name: "3x-put-256B-10/100", metric: "cpu_per_op", atMost: 0.3),
+        Goal(name: "3x-failover", metric: "milliseconds", atMost: 1),
     ]
 
     /// `nil` when it is not measured.
@@ -33,6 +36,16 @@ struct Goal {
         let ratio = result.ours / peer, isMet = ratio >= atLeast ?? 0 && ratio <= atMost ?? .infinity
         let wanted = [atLeast.map { "at least \($0)" }, atMost.map { "at most \($0)" }].compactMap { $0 }.joined(separator: ", ")
         return (isMet, "\(isMet ? "met   " : "MISSED") \(name) \(metric): \(fixed(ratio, 2)) of the peer's, \(wanted) wanted")
+    }
+}
+
+extension [Figure] {
+    /// Says which goals are met; throws if one is not.
+    func checkGoals() throws {
+        let verdicts = Goal.all.compactMap { $0.verdict(self) }
+        for verdict in verdicts { say("goal", verdict.text) }
+        let missed = verdicts.count { !$0.isMet }
+        if missed > 0 { throw Failure("\(missed) goals missed") }
     }
 }
 

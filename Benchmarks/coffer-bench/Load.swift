@@ -13,8 +13,13 @@ struct Load: Sendable {
     var warmUpSeconds = 1.0
     var valueBytes = 256
     var keys = 10_000
+    /// Of the case's name: "3x-" where three members are asked.
+    var prefix = ""
 
-    var name: String { "\(kind.rawValue)-\(valueBytes)B-\(connections)/\(clients)" }
+    var name: String {
+        let what = kind == .range && !prefix.isEmpty ? "range-linearizable" : "\(kind.rawValue)-\(valueBytes)B"
+        return "\(prefix)\(what)-\(connections)/\(clients)"
+    }
 }
 
 struct Measurement: Sendable {
@@ -56,6 +61,19 @@ struct ServerUnderTest: Sendable {
     }
 }
 
+/// One server, or the members of a cluster: connections go to them in turn, and what they cost is summed.
+struct ServiceUnderTest: Sendable {
+    var members: [ServerUnderTest]
+
+    init?(_ text: String) {
+        let members = text.split(separator: ",").map { ServerUnderTest(String($0)) }
+        self.members = members.compactMap { $0 }
+        guard !members.isEmpty, self.members.count == members.count else { return nil }
+    }
+    func cpuMicroseconds() throws -> Double { try members.reduce(0) { $0 + (try $1.cpuMicroseconds()) } }
+    func residentMebibytes() throws -> Double { try members.reduce(0) { $0 + (try $1.residentMebibytes()) } }
+}
+
 /// Eight decimal digits at random (SplitMix64).
 struct SeededDigits {
     private var state: UInt64
@@ -76,22 +94,23 @@ struct SeededDigits {
 }
 
 extension Load {
-    func run(against server: ServerUnderTest, group: any EventLoopGroup) async throws -> Measurement {
+    func run(against service: ServiceUnderTest, group: any EventLoopGroup) async throws -> Measurement {
         var channels: [(channel: any Channel, driver: NIOLoopBound<LeanClient>)] = []
         for index in 0..<connections {
             let share = clients / connections + (index < clients % connections ? 1 : 0)
-            channels.append(try await LeanClient.connect(self, to: server, clients: share, seed: UInt64(index) &* 0x1234_5678_9abc, group: group))
+            let member = service.members[index % service.members.count]
+            channels.append(try await LeanClient.connect(self, to: member, clients: share, seed: UInt64(index) &* 0x1234_5678_9abc, group: group))
         }
         func each(_ body: @escaping @Sendable (LeanClient) -> Void) async throws {
             for (channel, driver) in channels { try await channel.eventLoop.submit { body(driver.value) }.get() }
         }
         try await each { $0.start() }
         try await Task.sleep(nanoseconds: UInt64(warmUpSeconds * 1e9))
-        let cpuBefore = try server.cpuMicroseconds(), begin = monotonicNanoseconds()
+        let cpuBefore = try service.cpuMicroseconds(), begin = monotonicNanoseconds()
         try await each { $0.measures = true }
         try await Task.sleep(nanoseconds: UInt64(seconds * 1e9))
         try await each { $0.measures = false }
-        let elapsed = Double(monotonicNanoseconds() - begin) / 1e9, cpu = try server.cpuMicroseconds() - cpuBefore
+        let elapsed = Double(monotonicNanoseconds() - begin) / 1e9, cpu = try service.cpuMicroseconds() - cpuBefore
         try await each { $0.stopped = true }
         var latencies = Histogram(), answered = 0, failure: String?
         for (channel, driver) in channels {
@@ -106,16 +125,19 @@ extension Load {
         guard answered > 0 else { throw Failure("\(name): no answer") }
         return Measurement(
             throughput: Double(answered) / elapsed, p50Microseconds: latencies.quantile(0.5), p99Microseconds: latencies.quantile(0.99),
-            cpuPerRequestMicroseconds: cpu / Double(answered), residentMebibytes: try server.residentMebibytes())
+            cpuPerRequestMicroseconds: cpu / Double(answered), residentMebibytes: try service.residentMebibytes())
     }
 
     /// Writes each key once, so that ranges find what they ask for.
-    func fill(_ server: ServerUnderTest, group: any EventLoopGroup) async throws {
-        let client = try await Client.connect(host: server.host, port: server.port, on: group)
+    func fill(_ service: ServiceUnderTest, group: any EventLoopGroup) async throws {
+        var clients: [Client] = []
+        for server in service.members { clients.append(try await Client.connect(host: server.host, port: server.port, on: group)) }
+        let workers = 64 * clients.count
         try await withThrowingTaskGroup(of: Void.self) { tasks in
-            for worker in 0..<64 {
+            for worker in 0..<workers {
+                let client = clients[worker % clients.count]
                 tasks.addTask {
-                    for key in stride(from: worker, to: keys, by: 64) {
+                    for key in stride(from: worker, to: keys, by: workers) {
                         let text = String(key)
                         let request = PutRequestMessage(
                             key: Array(("bench/" + String(repeating: "0", count: 8 - text.count) + text).utf8),
@@ -127,6 +149,6 @@ extension Load {
             }
             try await tasks.waitForAll()
         }
-        await client.close()
+        for client in clients { await client.close() }
     }
 }

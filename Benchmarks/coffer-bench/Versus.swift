@@ -3,8 +3,8 @@ import NIOPosix
 
 /// Ours against the peer: the same load, in turns, on the same machine; medians of the rounds.
 struct Versus {
-    var ours: ServerUnderTest
-    var peer: ServerUnderTest?
+    var ours: ServiceUnderTest
+    var peer: ServiceUnderTest?
     var loads: [Load]
     var rounds: Int
     var resultsPath: String?
@@ -29,7 +29,7 @@ struct Versus {
             if let peer { try await load.fill(peer, group: group) }
         }
         var results: [Figure] = []
-        say(padded("case", 20), Self.metrics.map { padded(Self.columns[$0] ?? $0, 26) }.joined())
+        say(padded("case", 30), Self.metrics.map { padded(Self.columns[$0] ?? $0, 26) }.joined())
         for load in loads {
             var mine: [Measurement] = [], theirs: [Measurement] = []
             for round in 0..<rounds {
@@ -46,15 +46,15 @@ struct Versus {
                 results.append(result)
                 cells += padded(Self.cell(result), 26)
             }
-            say(padded(load.name, 20), cells)
+            say(padded(load.name, 30), cells)
         }
         if let resultsPath { for result in results { try appendLine(result.line, to: resultsPath) } }
         try await group.shutdownGracefully()
         return results
     }
 
-    private static func cell(_ result: Figure) -> String {
-        let digits = result.metric == "cpu_per_op" ? 1 : 0
+    static func cell(_ result: Figure) -> String {
+        let digits = ["cpu_per_op", "milliseconds"].contains(result.metric) ? 1 : 0
         guard let peer = result.peer else { return fixed(result.ours, digits) }
         return "\(fixed(result.ours, digits)) / \(fixed(peer, digits)) = \(fixed(peer == 0 ? 0 : result.ours / peer, 2))"
     }
