@@ -78,7 +78,7 @@ library("RPC", "Basics", External.core, External.posix, External.http2, External
 library("FileSealing", "SecretMemory", "CSodium", "Basics", unsafe: true)
 library("Storage", "CLMDB", "WriteAheadLog", "MVCC", "FileSealing", "Basics", unsafe: true, tests: ["SecretMemory"])
 library("ReplicaService", "Replica", "Raft", "MVCC", "WriteAheadLog", "Storage", "FileSealing", "Basics", External.logging, tests: ["SecretMemory"])
-library("Peers", "ReplicaService", "Replica", "MVCC", "Certificates", "Basics", External.crypto, External.core, External.posix, External.ssl, External.tls, External.logging, tests: [External.concurrency])
+library("Peers", "ReplicaService", "Replica", "MVCC", "Certificates", "Basics", External.crypto, External.core, External.posix, External.ssl, External.tls, External.logging, tests: ["Faults", External.concurrency])
 library("Barrier", "ReplicaService", "MVCC", "Sealing", "FileSealing", "Storage", "SecretMemory", "Basics", External.logging, unsafe: true)
 // How a member comes up among others, for the daemon and for whoever embeds one.
 library("Clustering", "Barrier", "Peers", "ReplicaService", "MVCC", "Sealing", "Certificates", "Basics", External.logging, External.core, External.posix, tests: nil)

@@ -24,6 +24,15 @@ package struct APIClient: Sendable {
         package var object: JSONValue
     }
 
+    /// What cannot be part of a path is refused before anything is sent: without a name, a path is the whole collection's.
+    package static func objectPath(_ type: ResourceType, namespace: String, name: String, subresource: String = "") throws(ConnectionFailure) -> String {
+        guard !name.isEmpty else { throw ConnectionFailure("error: resource name may not be empty") }
+        for (what, word) in [("resource name", name)] + (type.isNamespaced ? [("namespace", namespace)] : []) {
+            if word.isEmpty || word == "." || word == ".." { throw ConnectionFailure("error: invalid \(what) \"\(word)\": [may not be '\(word)']") }
+            if word.utf8.contains(0) { throw ConnectionFailure("error: invalid \(what): [may not contain NUL]") }
+        }
+        return path(type, namespace: namespace, name: name, subresource: subresource)
+    }
     /// `namespace` is ignored by kinds without; `nil` is all.
     package static func path(_ type: ResourceType, namespace: String?, name: String = "", subresource: String = "") -> String {
         var path = type.group.isEmpty ? "/api/\(type.version)" : "/apis/\(type.group)/\(type.version)"
@@ -37,7 +46,7 @@ package struct APIClient: Sendable {
     // MARK: Reading
 
     package func get(_ type: ResourceType, namespace: String, name: String) async throws -> Resource {
-        try Self.resource(type, try await transport.send(APIRequest(.get, Self.path(type, namespace: namespace, name: name))))
+        try Self.resource(type, try await transport.send(APIRequest(.get, try Self.objectPath(type, namespace: namespace, name: name))))
     }
     /// `nil` when it is not there.
     package func find(_ type: ResourceType, namespace: String, name: String) async throws -> Resource? {
@@ -65,7 +74,7 @@ package struct APIClient: Sendable {
     }
     /// The table of one object.
     package func table(_ type: ResourceType, namespace: String, name: String) async throws -> (table: JSONValue, resourceVersion: String) {
-        var request = APIRequest(.get, Self.path(type, namespace: namespace, name: name))
+        var request = APIRequest(.get, try Self.objectPath(type, namespace: namespace, name: name))
         request.accept = APIRequest.table
         let table = try await transport.send(request)
         return (table, table.at("metadata", "resourceVersion")?.stringValue ?? "")
@@ -103,7 +112,7 @@ package struct APIClient: Sendable {
         try await write(.post, resource, path: Self.path(resource.type, namespace: resource.namespace), dryRun: dryRun)
     }
     package func replace(_ resource: Resource, dryRun: Bool = false) async throws -> Resource {
-        try await write(.put, resource, path: Self.path(resource.type, namespace: resource.namespace, name: resource.name), dryRun: dryRun)
+        try await write(.put, resource, path: try Self.objectPath(resource.type, namespace: resource.namespace, name: resource.name), dryRun: dryRun)
     }
     private func write(_ method: APIRequest.Method, _ resource: Resource, path: String, dryRun: Bool) async throws -> Resource {
         var request = APIRequest(method, path)
@@ -115,7 +124,7 @@ package struct APIClient: Sendable {
         _ type: ResourceType, namespace: String, name: String, _ body: JSONValue, as contentType: Patch.ContentType, subresource: String = "",
         dryRun: Bool = false
     ) async throws -> Resource {
-        var request = APIRequest(.patch, Self.path(type, namespace: namespace, name: name, subresource: subresource))
+        var request = APIRequest(.patch, try Self.objectPath(type, namespace: namespace, name: name, subresource: subresource))
         request.query = dryRun ? [("dryRun", "All")] : []
         request.contentType = contentType.rawValue
         request.body = body
@@ -126,7 +135,7 @@ package struct APIClient: Sendable {
     package func delete(
         _ type: ResourceType, namespace: String, name: String, graceSeconds: Int64? = nil, uid: String = "", dryRun: Bool = false
     ) async throws -> Resource? {
-        var request = APIRequest(.delete, Self.path(type, namespace: namespace, name: name))
+        var request = APIRequest(.delete, try Self.objectPath(type, namespace: namespace, name: name))
         request.query = dryRun ? [("dryRun", "All")] : []
         var options: JSONObject = ["kind": "DeleteOptions", "apiVersion": "v1"]
         if let graceSeconds { options["gracePeriodSeconds"] = .integer(graceSeconds) }

@@ -16,7 +16,9 @@ enum RequestTarget: Equatable {
 
     init(method: String, path: String, isWatch: Bool) throws(Status) {
         var segments: [String] = []
-        for segment in path.split(separator: "/", omittingEmptySubsequences: true) {
+        for segment in path.drop(while: { $0 == "/" }).trimmingSuffix(while: { $0 == "/" }).split(separator: "/", omittingEmptySubsequences: false) {
+            // Skipped, `DELETE …/namespaces//secrets` would be about a namespace of that name.
+            guard !segment.isEmpty || path.allSatisfy({ $0 == "/" }) else { throw .noSuchPath }
             guard let decoded = PercentEncoding.decode(segment), decoded != ".", decoded != ".." else { throw .badRequest("the path cannot be read") }
             segments.append(decoded)
         }

@@ -16,6 +16,8 @@ package enum Mutant: String, CaseIterable, Sendable {
     // The store, its log and its records.
     case forwardedAppliedTwice, deposedAcknowledges, eventsPublishedTwice, readBeforeApplied, appliedIndexAhead, logCutTooFar
     case syncSkipped, leaseEndsEarly, keyDestroyedInUse
+    // The agents of nodes.
+    case wipeSkipped, graceNeverEnds, secretOfOtherNamespace, olderViewAccepted
 
     #if COFFER_MUTANTS
     /// Set once, before anything runs.

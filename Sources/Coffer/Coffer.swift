@@ -1,5 +1,6 @@
 import Barrier
 import Basics
+import Clustering
 import KeyVault
 public import Logging
 import MVCC
@@ -22,11 +23,14 @@ public final class Coffer: Sendable {
     let barrier: Barrier
     let objects: ObjectStore
     let vault: KeyVault
+    /// `nil`: the store is alone.
+    let among: Company?
     /// Fetched and opened at once when nothing else limits a request.
     static let itemsMax = 100_000
 
-    private init(_ barrier: Barrier, _ logger: Logger) {
+    init(_ barrier: Barrier, _ logger: Logger, among: Company? = nil) {
         self.barrier = barrier
+        self.among = among
         objects = ObjectStore(keyValue: barrier)
         vault = KeyVault(barrier: barrier, now: Clock.milliseconds, logger: logger)
     }
@@ -34,21 +38,20 @@ public final class Coffer: Sendable {
     /// Opens `directory`, or makes a store there if it is new or empty. Throws `.cannotOpen` when it is in use, of another key, damaged,
     /// or of a newer format; nothing is changed then.
     public static func open(_ directory: String, unlock: Unlock, logger: Logger = Logger(label: "coffer")) async throws(CofferError) -> Coffer {
-        let source: SealSource = switch unlock {
-        case .keyFile(let path): .keyFile(path: path)
-        case .passphraseFile(let path): .passphraseFile(path: path)
-        }
         do {
-            let coffer = Coffer(try await Barrier.open(directory, seal: source, logger: logger), logger)
+            let coffer = Coffer(try await Barrier.open(directory, seal: unlock.source, logger: logger), logger)
             await coffer.vault.start()
             return coffer
         } catch { throw CofferError(.cannotOpen, "\(error)") }
     }
 
-    /// Finishes what is under way and lets go of the directory. Everything fails with `.unavailable` afterwards.
+    /// Finishes what is under way, hands leadership to another member if it is held here, and lets go of the directory.
+    /// Everything fails with `.unavailable` afterwards.
     public func close() async {
         await vault.stop()
+        await among?.member.handOver(barrier)
         await barrier.close()
+        await among?.member.stop()
     }
 
     // MARK: - Entries
@@ -190,6 +193,15 @@ extension Coffer.Item {
         key = Coffer.Key(Keyspace.name(version.key))
         self.value = value
         (createRevision, revision, self.version, lease) = (version.createRevision, version.revision.main, version.version, version.lease)
+    }
+}
+
+extension Coffer.Unlock {
+    var source: SealSource {
+        switch self {
+        case .keyFile(let path): .keyFile(path: path)
+        case .passphraseFile(let path): .passphraseFile(path: path)
+        }
     }
 }
 

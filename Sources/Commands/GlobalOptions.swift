@@ -12,8 +12,10 @@ package struct GlobalOptions: ParsableArguments, Sendable {
     package var user: String?
     @Option(name: [.customShort("s", allowingJoined: true), .long], help: "Address of the server: https://host:port.")
     package var server: String?
-    @Option(name: [.customShort("n", allowingJoined: true), .long], help: "The namespace to work in.")
-    package var namespace: String?
+    @Option(name: [.customShort("n", allowingJoined: true), .customLong("namespace")], help: "The namespace to work in.")
+    package var namespaceFlag: String?
+    /// An empty one is none.
+    package var namespace: String? { namespaceFlag?.isEmpty == true ? nil : namespaceFlag }
     package init() {}
 }
 

@@ -98,6 +98,7 @@ struct ResourceArguments: Equatable {
         let types = try first.split(separator: ",").flatMap { word -> [ResourceType] in
             word == "all" ? ResourceType.all.filter { $0.categories.contains("all") } : [try Self.type(String(word))]
         }
+        guard !types.isEmpty else { throw CommandError("the server doesn't have a resource type \"\(first)\"") }
         let names = words.dropFirst()
         if let odd = names.first(where: { $0.contains("/") }) {
             throw CommandError(
@@ -108,6 +109,8 @@ struct ResourceArguments: Equatable {
 
     /// What can be a part of a path, as `kubectl` has it.
     private static func name(_ word: String) throws -> String {
+        // A path without a name is the collection's: `delete secret "$NAME"` would delete them all.
+        guard !word.isEmpty else { throw CommandError("resource name may not be empty") }
         if word == "." || word == ".." { throw CommandError("invalid resource name \"\(word)\": [may not be '\(word)']") }
         if word.contains("%") { throw CommandError("invalid resource name \"\(word)\": [may not contain '%']") }
         return word

@@ -115,7 +115,7 @@ final class EtcdLoop {
         }
     }
     private func refused(_ ticket: UInt64, _ error: any Error) -> EtcdAnswer {
-        service.logger.error("the audit trail cannot be written", metadata: ["error": "\(error)"])
+        service.complain(ofTrail: error)
         return EtcdAnswer(ticket: ticket, result: .failure(.unavailable("the audit trail cannot be written")))
     }
 
@@ -259,7 +259,7 @@ final class EtcdLoop {
         }
         if told.isEmpty { return nil }
         do { _ = try log.record(told) } catch {
-            service.logger.error("the audit trail cannot be written", metadata: ["error": "\(error)"])
+            service.complain(ofTrail: error)
             return "the audit trail cannot be written"
         }
         return nil

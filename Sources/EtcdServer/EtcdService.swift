@@ -38,6 +38,8 @@ package final class EtcdService: ServiceFactory {
     let readers: NIOThreadPool
     let progressIntervalMilliseconds: Int64
     private let control: (any ClusterControl)?
+    /// When the trail's failure was last told, and how many requests it has refused since.
+    private let complaint = NIOLockedValueBox<(told: NIODeadline?, refused: Int)>((nil, 0))
     private let loops = NIOLockedValueBox<[ObjectIdentifier: NIOLoopBound<EtcdLoop>]>([:])
 
     package init(
@@ -65,6 +67,18 @@ package final class EtcdService: ServiceFactory {
             return loop
         }
         return EtcdConnection(service: self, loop: loop.value, transport: transport)
+    }
+
+    /// Every request is refused while the trail fails: one line a second says so, and how many.
+    func complain(ofTrail error: any Error, now: NIODeadline = .now()) {
+        let refused: Int? = complaint.withLockedValue { complaint in
+            complaint.refused += 1
+            if let told = complaint.told, now - told < .seconds(1) { return nil }
+            defer { complaint = (now, 0) }
+            return complaint.refused
+        }
+        guard let refused else { return }
+        logger.error("the audit trail cannot be written", metadata: ["error": "\(error)", "refused": "\(refused)"])
     }
 
     var administration: Administration { Administration(barrier: barrier, identity: identity, control: control) }

@@ -63,6 +63,7 @@ extension Status {
         case .losesQuorum: self.init(.failedPrecondition, "etcdserver: re-configuration failed due to not enough started members")
         case .lastVoter: self.init(.failedPrecondition, "etcdserver: the last voting member stays")
         case .tooMany: self.init(.failedPrecondition, "etcdserver: too many members in cluster")
+        case .tooManyLearners: self.init(.failedPrecondition, "etcdserver: too many learner members in cluster")
         case .notNow(let reason): self.init(.unavailable, "etcdserver: unhealthy cluster: \(reason)")
         }
     }

@@ -2,13 +2,15 @@ import Foundation
 import Glibc
 import Synchronization
 
-/// A library that a process loads before all others (`LD_PRELOAD`), in which syncs fail or are slow, disks are full and the clock jumps,
+/// A library that a process loads before all others (`LD_PRELOAD`), in which syncs fail, are slow or lie, disks are full and the clock jumps,
 /// as a file that both map says. Made by the machine's C compiler.
 package final class SystemCallShim: Sendable {
     /// Offsets into the control file.
     private enum Field: Int { case syncError = 0, syncDelayMilliseconds = 4, writeError = 8, clockOffsetSeconds = 16 }
     package let environment: [String: String]
     private let control: Mutex<FileHandle>
+    /// Syncs do nothing, and say that they did: a server that acknowledges too early.
+    private let syncsLie: Bool
 
     /// Compiles it into `folder`. Throws when this machine has no `cc`.
     package static func make(in folder: String) async throws -> String {
@@ -19,15 +21,17 @@ package final class SystemCallShim: Sendable {
     }
 
     /// A control file for one process.
-    package init(library: String, control path: String) throws {
+    package init(library: String, control path: String, syncsLie: Bool = false) throws {
+        self.syncsLie = syncsLie
         try Data(count: 24).write(to: URL(fileURLWithPath: path))
         guard let handle = FileHandle(forUpdatingAtPath: path) else { throw FaultFailure("cannot open \(path)") }
         control = Mutex(handle)
         environment = ["LD_PRELOAD": library, "FAULT_CONTROL": path]
+        try failSyncs(0)
     }
 
     /// 0: syncs work.
-    package func failSyncs(_ error: Int32) throws { try set(.syncError, error) }
+    package func failSyncs(_ error: Int32) throws { try set(.syncError, error == 0 && syncsLie ? -1 : error) }
     package func delaySyncs(milliseconds: Int32) throws { try set(.syncDelayMilliseconds, milliseconds) }
     /// Writes to files fail; 0: they work.
     package func failWrites(_ error: Int32) throws { try set(.writeError, error) }
@@ -75,9 +79,9 @@ package final class SystemCallShim: Sendable {
             if (delay > 0) { struct timespec t = { delay / 1000, (delay % 1000) * 1000000L }; syscall(SYS_nanosleep, &t, 0); }
             return control->sync_error;
         }
-        int fdatasync(int fd) { int e = bad_sync(); if (e) { errno = e; return -1; } return syscall(SYS_fdatasync, fd); }
-        int fsync(int fd) { int e = bad_sync(); if (e) { errno = e; return -1; } return syscall(SYS_fsync, fd); }
-        int msync(void *a, size_t n, int f) { int e = bad_sync(); if (e) { errno = e; return -1; } return syscall(SYS_msync, a, n, f); }
+        int fdatasync(int fd) { int e = bad_sync(); if (e < 0) return 0; if (e) { errno = e; return -1; } return syscall(SYS_fdatasync, fd); }
+        int fsync(int fd) { int e = bad_sync(); if (e < 0) return 0; if (e) { errno = e; return -1; } return syscall(SYS_fsync, fd); }
+        int msync(void *a, size_t n, int f) { int e = bad_sync(); if (e < 0) return 0; if (e) { errno = e; return -1; } return syscall(SYS_msync, a, n, f); }
         static int bad_write(int fd) {
             struct stat s;
             if (!control || !control->write_error || fstat(fd, &s) || !S_ISREG(s.st_mode)) return 0;
@@ -101,52 +105,4 @@ package final class SystemCallShim: Sendable {
         }
         time_t time(time_t *out) { struct timespec t; clock_gettime(CLOCK_REALTIME, &t); if (out) *out = t.tv_sec; return t.tv_sec; }
         """
-}
-
-/// A small file system of its own, in memory, that can be filled.
-package final class SmallDisk: Sendable {
-    package let path: String
-    private var ballast: String { path + "/.ballast" }
-
-    /// Throws where mounting is not allowed.
-    package static func mount(at path: String, megabytes: Int) async throws -> SmallDisk {
-        try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
-        try await Subprocess.run("mount", "-t", "tmpfs", "-o", "size=\(megabytes)m,mode=700", "tmpfs", path)
-        return SmallDisk(path)
-    }
-    private init(_ path: String) { self.path = path }
-
-    /// Takes all room but `kilobytes`.
-    package func fill(leaving kilobytes: Int) throws {
-        var room = statvfs()
-        guard statvfs(path, &room) == 0 else { throw FaultFailure("statvfs: \(errno)") }
-        let bytes = Int(room.f_bavail) * Int(room.f_frsize) - kilobytes << 10
-        let descriptor = open(ballast, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
-        guard descriptor >= 0 else { throw FaultFailure("\(ballast): \(errno)") }
-        defer { close(descriptor) }
-        if bytes > 0 { _ = posix_fallocate(descriptor, 0, bytes) }
-    }
-    package func empty() { unlink(ballast) }
-    package func unmount() async { _ = try? await Subprocess.run("umount", "-l", path) }
-}
-
-/// A pipe that nobody reads, full to the brim: who writes into it waits for ever.
-package struct BlockedPipe: ~Copyable {
-    package let writing: Int32
-    private let reading: Int32
-    package init() throws {
-        var ends: [Int32] = [0, 0]
-        guard pipe(&ends) == 0 else { throw FaultFailure("pipe: \(errno)") }
-        (reading, writing) = (ends[0], ends[1])
-        for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
-        let flags = fcntl(writing, F_GETFL)
-        _ = fcntl(writing, F_SETFL, flags | O_NONBLOCK)
-        let page = [UInt8](repeating: 0x2e, count: 4_096)
-        while write(writing, page, page.count) > 0 {}
-        _ = fcntl(writing, F_SETFL, flags)
-    }
-    deinit {
-        close(reading)
-        close(writing)
-    }
 }

@@ -1,3 +1,4 @@
+import Foundation
 package import NIOCore
 import NIOPosix
 import Synchronization
@@ -34,16 +35,16 @@ package final class TCPProxy: Sendable {
     private let state = Mutex(State())
     private let listener = Mutex<(any Channel)?>(nil)
     private let group: any EventLoopGroup
-    private let target: SocketAddress
+    private let target: Int
+    private let namespace: String?
 
-    private init(_ target: SocketAddress, _ group: any EventLoopGroup) {
-        self.target = target
-        self.group = group
-    }
+    private init(_ target: Int, _ namespace: String?, _ group: any EventLoopGroup) { (self.target, self.namespace, self.group) = (target, namespace, group) }
 
-    /// On a free port of 127.0.0.1, or on `port`.
-    package static func listen(to target: Int, port: Int = 0, on group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton) async throws -> TCPProxy {
-        let proxy = TCPProxy(try SocketAddress(ipAddress: "127.0.0.1", port: target), group)
+    /// On a free port of 127.0.0.1, or on `port`, to a port of 127.0.0.1, which may be that of another network namespace (see `PacketNetwork`).
+    package static func listen(
+        to target: Int, inside namespace: String? = nil, port: Int = 0, on group: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton
+    ) async throws -> TCPProxy {
+        let proxy = TCPProxy(target, namespace, group)
         let channel = try await ServerBootstrap(group: group)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
             .childChannelOption(.autoRead, value: false)
@@ -91,10 +92,7 @@ package final class TCPProxy: Sendable {
         }
         guard flow != .refused else { return client.close() }
         let id = ObjectIdentifier(client)
-        return ClientBootstrap(group: client.eventLoop)
-            .channelOption(.autoRead, value: false)
-            .channelOption(.tcpOption(.tcp_nodelay), value: 1)
-            .connect(to: target)
+        return connect(client.eventLoop)
             .flatMap { server in
                 let joined = server.eventLoop.makeCompletedFuture {
                     try client.pipeline.syncOperations.addHandler(Relay(to: server) { _ in })
@@ -113,6 +111,16 @@ package final class TCPProxy: Sendable {
                 self.read(server, flow.reads(from: .server))
                 return joined
             }
+    }
+
+    private func connect(_ eventLoop: any EventLoop) -> EventLoopFuture<any Channel> {
+        guard let namespace else { return Self.bootstrap(eventLoop).connect(host: "127.0.0.1", port: target) }
+        let connected = eventLoop.makePromise(of: CInt.self), target = target
+        Thread.detachNewThread { connected.completeWith(Result { try PacketNetwork.connect(to: target, inside: namespace) }) }
+        return connected.futureResult.flatMap { Self.bootstrap(eventLoop).withConnectedSocket($0) }
+    }
+    private static func bootstrap(_ eventLoop: any EventLoop) -> ClientBootstrap {
+        ClientBootstrap(group: eventLoop).channelOption(.autoRead, value: false).channelOption(.tcpOption(.tcp_nodelay), value: 1)
     }
 
     private final class Relay: ChannelInboundHandler {

@@ -88,6 +88,8 @@ package enum MemberRefusal: Error, Hashable, Sendable {
     case losesQuorum
     case lastVoter
     case tooMany
+    /// More learners than the cluster admits at a time.
+    case tooManyLearners
 }
 
 /// Members, ids of former ones, alarms, and how far each member's forwarded commands have come. Lists are sorted by id.

@@ -1,3 +1,5 @@
+import Basics
+
 /// What must be done on the node. Every action can be repeated after it was cut off anywhere.
 package enum MountAction: Hashable, Sendable {
     case create(VolumeID, VolumeRecord, VolumeLayout)
@@ -29,6 +31,7 @@ package enum MountAction: Hashable, Sendable {
         case .update: [.recoverHandle, .verify, .clearUnfinished, .grow, .writeVersion, .linkCurrent, .unlinkOldNames, .record]
         case .note: [.record]
         case .wipeVersions: [.recoverHandle, .overwrite, .truncate, .unlink, .record]
+        case .remove where Mutant.isActive(.wipeSkipped): [.recoverHandle, .unmount, .removeDirectory, .dropRecord]
         case .remove: [.recoverHandle, .overwrite, .truncate, .unlink, .unmount, .removeDirectory, .dropRecord]
         case .removeStray: [.recoverHandle, .overwrite, .truncate, .unlink, .unmount]
         }

@@ -1,3 +1,4 @@
+import Basics
 package import NodeProtocol
 
 /// What this node believes of the server's state: the gate before every plan.
@@ -44,7 +45,7 @@ package struct SyncView: Sendable {
     package mutating func receive(_ message: SyncMessage, localMilliseconds: Int64, mountedVolumes: Int) -> Verdict {
         switch message {
         case .snapshot(let state):
-            guard state.revision >= revision else {
+            guard state.revision >= revision || Mutant.isActive(.olderViewAccepted) else {
                 return .refused("the server is at revision \(state.revision), older than \(revision) which was seen before")
             }
             if state.pods.isEmpty, desired?.pods.isEmpty != true, mountedVolumes > 0, state.revision == revision {

@@ -146,7 +146,7 @@ extension DesiredVolume {
                 }
                 continue
             }
-            let secretName = SecretName(namespace: namespace, name: wanted.secretName)
+            let secretName = secrets.name(of: wanted.secretName, in: namespace)
             guard let secret = secrets[secretName] else {
                 if wanted.isOptional { continue }
                 return .unavailable(Reason(.secretMissing, "volume \(name): secret \(wanted.secretName) does not exist"))
@@ -239,5 +239,10 @@ package struct SecretLookup: Sendable {
         }
     }
     package subscript(_ name: SecretName) -> DeliveredSecret? { secrets[name] }
+    fileprivate func name(of secret: String, in namespace: String) -> SecretName {
+        let own = SecretName(namespace: namespace, name: secret)
+        guard Mutant.isActive(.secretOfOtherNamespace), secrets[own] == nil else { return own }
+        return secrets.keys.filter { $0.name == secret }.min() ?? own
+    }
     package func entry(_ reference: ContentReference) -> SecretEntry? { entries[reference] }
 }

@@ -24,6 +24,8 @@ package struct PeerFrame: Equatable, Sendable {
         case snapshotChunk = 9
         /// From the sender: there is no more. From the receiver: it is installed.
         case snapshotEnd = 10
+        /// Nothing, so that the other side hears something: see `PeerSession`.
+        case ping = 11
     }
     static let headBytes = 5
     package var kind: Kind

@@ -13,6 +13,9 @@ package enum PeerLimits {
     static let greetingSeconds: Int64 = 5
     /// A peer that acknowledges nothing for so long is connected to anew.
     static let unacknowledgedMilliseconds: Int32 = 5_000
+    /// A peer that says nothing for so long, though it could, is given up; each says something three times as often. As etcd.
+    static let silenceMilliseconds: Int64 = 5_000
+    static let pingMilliseconds: Int64 = 5_000 / 3
     static let connectSeconds: Int64 = 3
     static let backoffMillisecondsMin: Int64 = 20
     static let backoffMillisecondsMax: Int64 = 1_000

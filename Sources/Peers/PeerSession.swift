@@ -25,6 +25,8 @@ protocol PeerSessionOwner: AnyObject {
 /// 1. TLS has verified the other's certificate against the peers' authority (both sides).
 /// 2. The certificate must be a member's, and carry the name the greeting gives.
 /// 3. Frames before the greeting are bounded tightly, frames after it by `PeerLimits.frameBytesMax`.
+/// 4. Once open, each side says something at least every `pingMilliseconds`, and gives up a connection on which it heard nothing for
+///    `silenceMilliseconds`: a network may stop forwarding without a word. Not while it does not read on purpose.
 final class PeerSession: ChannelInboundHandler {
     typealias InboundIn = ByteBuffer
     typealias OutboundOut = ByteBuffer
@@ -39,6 +41,9 @@ final class PeerSession: ChannelInboundHandler {
     private var timeout: Scheduled<Void>?
     /// Until then whoever connects hears of a failure from the connection attempt itself.
     private var wasActive = false
+    private var lastRead = NIODeadline.uptimeNanoseconds(0)
+    private var lastWrite = NIODeadline.uptimeNanoseconds(0)
+    private var isReading = true
     /// The other side's, once it is open.
     private(set) var peer: PeerGreeting?
 
@@ -52,6 +57,8 @@ final class PeerSession: ChannelInboundHandler {
     /// Stops reading, so that the other side waits.
     func setReading(_ reads: Bool) {
         guard let context, state != .closed else { return }
+        isReading = reads
+        lastRead = .now()
         _ = context.channel.setOption(.autoRead, value: reads)
         if reads { context.read() }
     }
@@ -69,6 +76,7 @@ final class PeerSession: ChannelInboundHandler {
     /// Whole frames.
     func send(_ frames: ByteBuffer) {
         guard let context, state != .closed else { return }
+        lastWrite = .now()
         context.writeAndFlush(wrapOutboundOut(frames), promise: nil)
     }
     /// Says why and closes.
@@ -124,6 +132,7 @@ final class PeerSession: ChannelInboundHandler {
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         var bytes = unwrapInboundIn(data)
         guard state != .closed else { return }
+        lastRead = .now()
         parser.append(&bytes)
         do throws(PeerViolation) {
             while state != .closed, let frame = try parser.next() { try take(frame) }
@@ -139,7 +148,7 @@ final class PeerSession: ChannelInboundHandler {
         }
         switch state {
         case .greeting: try greet(frame)
-        case .open: try owner?.received(frame, on: self)
+        case .open: if frame.kind != .ping { try owner?.received(frame, on: self) }
         case .closed: break
         }
     }
@@ -164,7 +173,24 @@ final class PeerSession: ChannelInboundHandler {
         peer = greeting
         state = .open
         parser.bodyBytesMax = PeerLimits.frameBytesMax
+        lastRead = .now()
+        listen()
         owner?.opened(self, with: greeting)
+    }
+
+    /// (4)
+    private func listen() {
+        guard let context, state == .open else { return }
+        timeout = context.eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(PeerLimits.pingMilliseconds)) { [weak self] in
+            guard let self, state == .open else { return }
+            let now = NIODeadline.now()
+            if isReading, now - lastRead > .milliseconds(PeerLimits.silenceMilliseconds) {
+                return close(because: .unreachable("nothing was heard for \(PeerLimits.silenceMilliseconds) ms"))
+            }
+            // What the network does not take is not added to: it will be heard when it gets through.
+            if isWritable, now - lastWrite >= .milliseconds(PeerLimits.pingMilliseconds / 2) { send(PeerFrame(.ping, [])) }
+            listen()
+        }
     }
 
     /// (2) A certificate of the right authority is not enough: a client's must not speak as a member, nor one member as another.

@@ -18,6 +18,11 @@ package enum Effect: Sendable {
     case membersChanged
     /// What this member holds is not what the others hold: it answers nothing any more until its store was fetched anew.
     case outOfService(String)
+    /// The others know more of this member than its disk does, which was put back to an earlier state. It is out of service until it has
+    /// learned again what it forgot, which outlasts a restart; unless there is nobody who could repair it.
+    case putBack(String, isRepaired: Bool)
+    /// From here on this member takes part, under this number: durable before anything that follows.
+    case recognized(run: UInt64)
     /// It votes again: all that it lost is here again.
     case repaired
     /// Records that were just applied: readers must find them before any answer or event that follows.

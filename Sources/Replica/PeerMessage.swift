@@ -21,6 +21,13 @@ package struct PeerMessage: Hashable, Sendable {
         case lost
         /// From the leader: the sender of `.lost` is no voter (any more), as of this entry, and may replicate again.
         case readmitted(through: LogIndex)
+        /// The sender begins this run, and asks what is known of it (`Recognition`).
+        case recall(run: UInt64)
+        /// The answer: the last run of the asking member that took part, and the last that it voted or acknowledged in it.
+        case recalled(asked: UInt64, run: UInt64, term: Term, index: LogIndex)
+        /// The sender takes part in this run: to be remembered, and to be answered by `noted`.
+        case takesPart(run: UInt64)
+        case noted(run: UInt64)
     }
     package var from: MemberID
     package var to: MemberID
@@ -66,11 +73,12 @@ package struct ForwardedOutcome: Hashable, Sendable {
 extension MemberRefusal {
     /// What a leader refuses before anything is logged.
     package enum Told: Hashable, Sendable {
-        case notInSync(MemberID), losesQuorum, underWay
+        case notInSync(MemberID), losesQuorum, underWay, tooManyLearners
         package var refusal: MemberRefusal {
             switch self {
             case .notInSync(let member): .notInSync(member)
             case .losesQuorum: .losesQuorum
+            case .tooManyLearners: .tooManyLearners
             case .underWay: .notNow("another change of members is under way")
             }
         }
@@ -114,6 +122,12 @@ extension PeerMessage {
             writer.write(hash.value)
         case .lost: break
         case .readmitted(let through): writer.write(through)
+        case .recall(let run), .takesPart(let run), .noted(let run): writer.write(run)
+        case .recalled(let asked, let run, let term, let index):
+            writer.write(asked)
+            writer.write(run)
+            writer.write(term)
+            writer.write(index)
         }
         return writer.bytes
     }
@@ -138,6 +152,10 @@ extension PeerMessage {
         case 5: body = .hashed(index: try reader.read(), StateHash(try reader.read()))
         case 6: body = .lost
         case 7: body = .readmitted(through: try reader.read())
+        case 8: body = .recall(run: try reader.read())
+        case 9: body = .recalled(asked: try reader.read(), run: try reader.read(), term: try reader.read(), index: try reader.read())
+        case 10: body = .takesPart(run: try reader.read())
+        case 11: body = .noted(run: try reader.read())
         case let other: throw MalformedBytes("\(other) is no message", at: 1)
         }
         try reader.expectEnd()
@@ -155,6 +173,10 @@ extension PeerMessage.Body {
         case .hashed: 5
         case .lost: 6
         case .readmitted: 7
+        case .recall: 8
+        case .recalled: 9
+        case .takesPart: 10
+        case .noted: 11
         }
     }
 }
@@ -212,6 +234,7 @@ extension ByteWriter {
         case .refused(.notInSync(let member)): write(4 as UInt8); write(member.rawValue)
         case .refused(.losesQuorum): write(5 as UInt8)
         case .refused(.underWay): write(6 as UInt8)
+        case .refused(.tooManyLearners): write(10 as UInt8)
         case .leaseNotFound: write(7 as UInt8)
         case .leaseKeptAlive(let id, let seconds, let revision):
             write(8 as UInt8)
@@ -306,6 +329,7 @@ extension ByteReader {
             let id: LeaseID = try read(), granted: Int64 = try read(), remaining: Int64 = try read(), revision: Int64 = try read()
             let keys = try readList(elementBytesMin: 4) { reader throws(MalformedBytes) in try reader.readPrefixed() }
             kind = .leaseStatus(id, grantedSeconds: granted, remainingSeconds: remaining, keys: keys, revision: revision)
+        case 10: kind = .refused(.tooManyLearners)
         default: throw MalformedBytes("\(number) is no outcome", at: offset - 1)
         }
         return ForwardedOutcome(sequence: sequence, kind)

@@ -30,6 +30,7 @@ extension Replica {
     mutating func receive(_ message: PeerMessage, into effects: inout EffectBuffer) {
         // Not for us, or from nobody: a mistake of the sender's, and no reason to stop.
         guard message.to == member, message.from != member, message.from.rawValue != 0 else { return }
+        if receiveMemory(message, into: &effects) || isAsking { return }
         if case .lost = repair {
             guard case .readmitted(let through) = message.body else { return }
             repair = .readmitted(through: through)
@@ -39,6 +40,7 @@ extension Replica {
         switch message.body {
         case .raft(let inner):
             guard inner.from == message.from, inner.to == member else { return }
+            witness(inner)
             step(.received(inner), into: &effects)
         case .forward(let commands): take(commands, from: message.from, into: &effects)
         case .questions(let questions):
@@ -55,7 +57,7 @@ extension Replica {
         case .hash(let index, _): compare(index, for: message.from, into: &effects)
         case .hashed(let index, let hash): judge(hash, at: index, of: message.from, into: &effects)
         case .lost: help(message.from, into: &effects)
-        case .readmitted: break // a second one
+        case .readmitted, .recall, .recalled, .takesPart, .noted: break // a second one; and those that were taken above
         }
     }
 
@@ -77,6 +79,7 @@ extension Replica {
             let others = members.map(\.id).filter { $0 != member }
             if !others.isEmpty { effects.append(.send(others.map { PeerMessage(from: member, to: $0, .lost) })) }
         }
+        tickRecognition(into: &effects)
         tellSpace(into: &effects)
         guard raft.isLeader else { return }
         found(into: &effects)
@@ -207,6 +210,9 @@ extension Replica {
     private func objection(to steps: [MemberStep]) -> MemberRefusal.Told? {
         var voters = Majority(raft.membership.voters.voters).voters
         let before = voters
+        let addsLearner = steps.contains { if case .add(let member) = $0 { member.isLearner } else { false } }
+        let learners = store.members.members.filter { $0.isLearner && !store.members.hasAlarm(.repairing, of: $0.id) }
+        guard !addsLearner || learners.count < configuration.learnersMax else { return .tooManyLearners }
         for step in steps {
             switch step {
             case .add(let member): if !member.isLearner { voters.append(member.id) }
@@ -235,6 +241,7 @@ extension Replica {
 
     mutating func membersChanged(into effects: inout EffectBuffer) {
         effects.append(.membersChanged)
+        witnessed.forget(store.members.removed)
         isSpaceShortSomewhere = store.members.alarms.contains { $0.kind == .noSpace }
         reviewRepair(into: &effects)
         guard unfitness == nil, repair == .none, store.members.hasAlarm(.corrupt, of: member) else { return }
@@ -250,6 +257,7 @@ extension Replica {
         guard case .readmitted(let through) = repair, store.appliedIndex > through, raft.membership.isVoter(member) else { return }
         repair = .none
         unfitness = nil
+        recognized(into: &effects)
         step(.quarantine(false), into: &effects)
         effects.append(.repaired)
     }

@@ -26,6 +26,12 @@ package struct Replica: ~Copyable, Sendable {
         package var survivor: ClusterMember?
         /// It lost some of what it had acknowledged: it takes no part until a leader has made a learner of it, nor votes until it caught up.
         package var isRepairing = false
+        /// The last run of this member that took part, as its disk has it; `nil`: the others are not asked what they know of it (`Recognition`).
+        package var lastRun: UInt64?
+        /// What this member remembers of the others.
+        package var witnesses: [Witness] = []
+        /// Learners that may be added; those under repair do not count.
+        package var learnersMax = Limits.membersMax
         /// Tells the forwarded commands of this run from those of earlier ones: greater with each start, as clocks are.
         package var incarnation: UInt64 = 1
         /// What a new leader adds to every lease, so that clients which found no leader can still renew.
@@ -91,6 +97,8 @@ package struct Replica: ~Copyable, Sendable {
     var heard: [(member: MemberID, at: Int64)] = []
     var repair = Repair.none
     var unfitness: String?
+    var recognition: Recognition?
+    var witnessed: Witnesses
     /// Until then a survivor answers nobody: what is asked of it would count on members that are gone.
     var hasReduced: Bool
 
@@ -126,6 +134,7 @@ package struct Replica: ~Copyable, Sendable {
         self.configuration = configuration
         self.isClustered = isClustered
         raft = Raft(configuration.raft, state: state, log: log)
+        witnessed = Witnesses(configuration.witnesses)
         window = LogWindow(after: log.base.index, entriesMax: configuration.windowEntriesMax, bytesMax: configuration.windowBytesMax)
         checkpointIndex = store.appliedIndex
         storedIndex = store.appliedIndex
@@ -138,9 +147,12 @@ package struct Replica: ~Copyable, Sendable {
         if isClustered, log.base.index < self.store.appliedIndex {
             for index in (log.base.index + 1)...self.store.appliedIndex { window.append(raft.log[index].payload.count) }
         }
-        guard configuration.isRepairing else { return }
-        unfitness = "this member lost what it held, and is being repaired"
-        repair = .lost(tellAt: 0)
+        if configuration.isRepairing {
+            unfitness = "this member lost what it held, and is being repaired"
+            repair = .lost(tellAt: 0)
+        }
+        beginRecognition(isNew: state.term == 0 && entries.isEmpty && self.store.appliedIndex == 0)
+        guard configuration.isRepairing || isAsking else { return }
         var effects: [Raft.Effect] = []
         raft.step(.quarantine(true), into: &effects)
         precondition(effects.isEmpty, "a follower that is told to be still has nothing to say")
@@ -170,7 +182,7 @@ package struct Replica: ~Copyable, Sendable {
     /// Why this member answers nothing; `nil` when it is well.
     package var isOutOfService: String? { unfitness }
     /// What whoever asks is told meanwhile: that there is no leader, as long as that may pass.
-    var unfit: Outcome? { unfitness.map { repair == .none ? .unavailable($0) : .notLeader(nil) } ?? (hasReduced ? nil : .notLeader(nil)) }
+    var unfit: Outcome? { unfitness.map { repair == .none ? .unavailable($0) : .notLeader(nil) } ?? (hasReduced && !isAsking ? nil : .notLeader(nil)) }
     package var isRepairing: Bool { repair != .none }
     /// The members; the founders, as long as none of their words was applied; this member, where nobody has founded anything.
     package var members: [ClusterMember] {

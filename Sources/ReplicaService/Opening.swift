@@ -34,29 +34,15 @@ struct RepairMark: Sendable {
     /// With the members that can help. One that is there already stays as it is.
     func set(_ members: [ClusterMember]) throws(StorageFailure) {
         if isThere { return }
-        let files = PosixFileSystem(), bytes = Command.member(.found(members)).encode()
-        let file = try files.open(path + ".new", creating: true)
-        defer { file.close() }
-        let written: Result<Void, StorageFailure> = bytes.withUnsafeBytes { bytes in
-            do throws(StorageFailure) { return .success(try file.write(bytes, at: 0)) } catch { return .failure(error) }
-        }
-        try written.get()
-        try file.synchronize()
-        try files.rename(path + ".new", to: path)
-        try files.synchronizeDirectory(String(path.prefix(upTo: path.lastIndex(of: "/") ?? path.endIndex)))
+        try SmallFiles.replace(path, with: Command.member(.found(members)).encode())
     }
     /// As far as they can be read.
     var members: [ClusterMember] {
-        guard let file = try? PosixFileSystem().open(path, creating: false) else { return [] }
-        defer { file.close() }
-        guard let size = try? file.byteCount(), size <= Limits.peerMessageBytesMax else { return [] }
-        var bytes = Bytes(repeating: 0, count: size)
-        let read = bytes.withUnsafeMutableBytes { target in try? file.read(into: target, at: 0) }
-        guard read == size, case .member(.found(let members))? = try? Command(decoding: bytes) else { return [] }
+        guard let bytes = try? SmallFiles.read(path, bytesMax: Limits.peerMessageBytesMax), case .member(.found(let members))? = try? Command(decoding: bytes) else {
+            return []
+        }
         return members
     }
-    /// What a start that was cut short left of setting it.
-    func removeLeftovers() { unlink(path + ".new") }
     func clear() throws(StorageFailure) {
         guard isThere else { return }
         try PosixFileSystem().remove(path)
@@ -76,8 +62,9 @@ extension ReplicaService {
     ) throws(OpenFailure) -> ReplicaService {
         var options = options
         options.proposalBytesMax = min(options.proposalBytesMax, options.disk.payloadBytesMax - Origin.encodedBytes)
+        let notes = lane == nil ? nil : PeerNotes(directory: directory, fileKey: fileKey, keyring: keyring, member: member, logger: logger)
         let opening = Opening(
-            directory: directory, fileKey: fileKey, keyring: keyring, member: member, cluster: cluster, hasLane: lane != nil, options: options,
+            directory: directory, fileKey: fileKey, keyring: keyring, member: member, cluster: cluster, notes: notes, options: options,
             fileSystem: fileSystem, logger: logger)
         do {
             let opened: OpenedStore
@@ -88,7 +75,7 @@ extension ReplicaService {
                 try opening.discard(known)
                 opened = try opening.open()
             }
-            return try ReplicaService(opened, member, lane, RepairMark(directory: directory), options, logger)
+            return try ReplicaService(opened, member, lane, RepairMark(directory: directory), notes, options, logger)
         } catch let failure as StorageFailure {
             throw .storage(failure)
         } catch let failure as OpenFailure {
@@ -105,7 +92,8 @@ private struct Opening {
     var keyring: KeyringID
     var member: MemberID
     var cluster: ClusterOpening
-    var hasLane: Bool
+    /// `nil`: there is no way to other members.
+    var notes: PeerNotes?
     var options: ReplicaService.Options
     var fileSystem: any FileSystem
     var logger: Logger
@@ -123,7 +111,7 @@ private struct Opening {
         }
     }
 
-    /// Who can help: as the records say, if they can be read, else as was said at the start.
+    /// Who can help: as the records say, if they can be read; else as was noted beside them, or said at the start.
     func salvagedMembers() -> [ClusterMember] {
         var store = Store()
         let places = RecordPlaces(directory: directory + "/records", fileKey: fileKey, keyring: keyring, member: member)
@@ -133,6 +121,7 @@ private struct Opening {
             records.close()
         }
         if !store.members.members.isEmpty { return store.members.members }
+        if let noted = notes?.now.members, !noted.isEmpty { return noted }
         if case .bootstrap(let founders) = cluster { return founders }
         return []
     }
@@ -140,7 +129,6 @@ private struct Opening {
     /// The mark first: a start that is cut short goes on with the repair.
     func discard(_ known: [ClusterMember]) throws {
         let mark = RepairMark(directory: directory)
-        mark.removeLeftovers()
         try mark.set(known)
         for folder in ["log", "records"] {
             for name in try fileSystem.names(in: directory + "/" + folder) where name != "lock" && !name.hasPrefix("incoming-") {
@@ -211,7 +199,7 @@ private struct Opening {
 
     private func configuration() -> Replica.Configuration {
         var generator = SystemRandomNumberGenerator()
-        let isRepairing = hasLane && RepairMark(directory: directory).isThere
+        let isRepairing = notes != nil && RepairMark(directory: directory).isThere
         var founders: [ClusterMember] = [], survivor: ClusterMember?, membership = Membership(voters: [member])
         switch cluster {
         case .alone: break
@@ -234,7 +222,11 @@ private struct Opening {
         configuration.windowEntriesMax = options.logWindowEntriesMax
         configuration.proposalBytesMax = options.proposalBytesMax
         configuration.isRepairing = isRepairing
-        configuration.incarnation = wallMicroseconds()
+        let noted = notes?.now
+        configuration.incarnation = max(wallMicroseconds(), (noted?.lastRun ?? 0) + 1)
+        configuration.lastRun = noted?.lastRun
+        configuration.witnesses = noted?.witnesses ?? []
+        configuration.learnersMax = options.learnersMax
         return configuration
     }
 }

@@ -42,6 +42,9 @@ extension ReplicaService {
     package func members() -> [ClusterMember] { shared.members.withLock { $0.members } }
     package func alarms() -> [Alarm] { shared.members.withLock { $0.alarms } }
 
+    /// What this member remembers of the others, a tick old.
+    package func witnesses() -> [Witness] { shared.witnesses.withLock { $0 } }
+
     /// All steps or none; returns when they are applied here.
     package func changeMembers(_ steps: [MemberStep]) async throws(ReplicaError) { _ = try await propose(.member(.change(steps))) }
 

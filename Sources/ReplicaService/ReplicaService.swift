@@ -33,6 +33,8 @@ package final class ReplicaService: Sendable {
         package var electionTicks = 10
         /// Entries of the log kept for members that are behind: they get the whole store otherwise.
         package var logWindowEntriesMax = 50_000
+        /// Learners that may be added at a time.
+        package var learnersMax = Limits.membersMax
         package var disk = DiskLane.Options()
         package init() {}
     }
@@ -58,7 +60,7 @@ package final class ReplicaService: Sendable {
     private let thread: LaneThread
     private let lastWatch = Atomic<UInt64>(0)
 
-    init(_ opened: consuming OpenedStore, _ member: MemberID, _ lane: (any PeerLane)?, _ mark: RepairMark, _ options: Options, _ logger: Logger) throws {
+    init(_ opened: consuming OpenedStore, _ member: MemberID, _ lane: (any PeerLane)?, _ mark: RepairMark, _ notes: PeerNotes?, _ options: Options, _ logger: Logger) throws {
         let shared = SharedState(member: member, keys: opened.replica.store.keys, records: opened.records)
         let isClustered = opened.isClustered, disk = opened.disk, places = opened.places
         let intake = SnapshotIntake(places) { installation in
@@ -68,7 +70,7 @@ package final class ReplicaService: Sendable {
             }
             if isAbandoned { installation.completion(.unavailable("the store is closed")) }
         }
-        let thread = ReplicaThread(opened, shared: shared, lane: lane, mark: mark, options: options, logger: logger)
+        let thread = ReplicaThread(opened, shared: shared, lane: lane, mark: mark, notes: notes, options: options, logger: logger)
         self.shared = shared
         self.intake = intake
         replica = thread

@@ -26,6 +26,10 @@ final class ReplicaThread: @unchecked Sendable {
     let places: RecordPlaces
     let lane: (any PeerLane)?
     let mark: RepairMark
+    /// `nil`: without a way to other members.
+    let notes: PeerNotes?
+    private var noteAt: Int64 = 0
+    private static let noteMilliseconds: Int64 = 5_000
     let options: ReplicaService.Options
     let logger: Logger
 
@@ -59,7 +63,7 @@ final class ReplicaThread: @unchecked Sendable {
     var databaseBytes: Int
     private var isSpaceShort = false
 
-    init(_ opened: consuming OpenedStore, shared: SharedState, lane: (any PeerLane)?, mark: RepairMark, options: ReplicaService.Options, logger: Logger) {
+    init(_ opened: consuming OpenedStore, shared: SharedState, lane: (any PeerLane)?, mark: RepairMark, notes: PeerNotes?, options: ReplicaService.Options, logger: Logger) {
         disk = opened.disk
         records = opened.records
         places = opened.places
@@ -70,6 +74,7 @@ final class ReplicaThread: @unchecked Sendable {
         self.shared = shared
         self.lane = lane
         self.mark = mark
+        self.notes = notes
         self.options = options
         self.logger = logger
         hub = WatchHub(eventsMax: options.watcherEventsMax)
@@ -168,6 +173,18 @@ final class ReplicaThread: @unchecked Sendable {
         handle(.tick)
         hub.tick(revision: replica.store.revision, now: now)
         tickTransfers()
+        notePeers()
+    }
+
+    /// What is remembered of the others goes beside the records: who they are and that they began anew at once, what they acknowledged every
+    /// few seconds.
+    private func notePeers(all: Bool = false) {
+        guard let notes, !replica.store.members.members.isEmpty else { return }
+        let members = replica.store.members.members, witnesses = replica.witnesses, noted = notes.now
+        shared.witnesses.withLock { $0 = witnesses }
+        guard all || now >= noteAt || noted.members != members || noted.witnesses.map(\.run) != witnesses.map(\.run) else { return }
+        noteAt = now + Self.noteMilliseconds
+        notes.note(members: members, witnesses: witnesses)
     }
 
     /// Growing commands are refused while the log has no room to go on, or the records have none: what is left is for those that give room back.
@@ -214,6 +231,8 @@ final class ReplicaThread: @unchecked Sendable {
         case .replaced: shared.overlay.removeAll()
         case .membersChanged: publishMembers()
         case .outOfService(let reason): isWrong(reason)
+        case .putBack(let reason, let isRepaired): takeBack(reason, isRepaired: isRepaired)
+        case .recognized(let run): takePart(in: run)
         case .repaired: endRepair()
         case .written(let records): shared.overlay.insert(records[...])
         case .keysChanged: publishKeys()
@@ -341,6 +360,8 @@ final class ReplicaThread: @unchecked Sendable {
         for case .transfer(_, let completion) in last.peerOrders { completion(.unavailable(failure ?? reason)) }
         disk.close()
         records.close()
+        if ending == .graceful { notePeers(all: true) }
+        notes?.settle()
         publishStatus(hasStopped: true)
     }
 

@@ -1,5 +1,6 @@
 import Basics
 import MVCC
+import Replica
 import Storage
 import Synchronization
 
@@ -12,6 +13,7 @@ final class SharedState: Sendable {
     let keys: Mutex<KeyTable>
     let records: SharedRecords
     let members = Mutex<(members: [ClusterMember], alarms: [Alarm])>(([], []))
+    let witnesses = Mutex<[Witness]>([])
     /// The `pthread_t` of the replica's thread, once it runs.
     let thread = Atomic<UInt>(0)
 

@@ -17,6 +17,11 @@ extension ReplicaThread {
 
     func publishMembers() {
         let members = replica.members, alarms = replica.store.members.alarms
+        for alarm in alarms where alarm.kind != .noSpace && !shared.members.withLock({ $0.alarms.contains(alarm) }) {
+            let name = members.first { $0.id == alarm.member }?.name ?? ""
+            logger.warning("a member is out of service", metadata: [
+                "member": "\(String(alarm.member.rawValue, radix: 16))", "name": "\(name)", "alarm": "\(alarm.kind)"])
+        }
         shared.members.withLock { $0 = (members, alarms) }
         lane?.membersChanged(members)
     }
@@ -148,13 +153,14 @@ extension ReplicaThread {
         desk.answerAll(.outcomeUnknown)
         hub.cancelAll(because: .unavailable(reason), revision: replica.store.revision)
         do {
-            mark.removeLeftovers()
             try mark.set(replica.members)
             let (empty, directory) = try places.openNew(UInt64.max - beginnings)
             try replaceRecords(empty, directory, RecordBatch(applied: 0, anchor: anchor))
             restartLog(after: .start)
             var configuration = replica.configuration, state = replica.raft.hardState
             configuration.founders = replica.members
+            configuration.lastRun = notes?.now.lastRun
+            configuration.witnesses = replica.witnesses
             configuration.isRepairing = true
             configuration.incarnation = max(wallMicroseconds(), configuration.incarnation + 1)
             configuration.raft.membership = Membership()
@@ -165,6 +171,19 @@ extension ReplicaThread {
             publishKeys()
             handle(.time(now))
         } catch { fail("beginning anew: \(error)") }
+    }
+
+    /// Its disk was put back to an earlier state. What it holds is the beginning of what the others hold: it goes on from there, as a learner.
+    func takeBack(_ reason: String, isRepaired: Bool) {
+        guard isRepaired else {
+            return logger.error("this member goes on, since the other one remembers for both", metadata: ["reason": "\(reason)"])
+        }
+        logger.critical("this member is out of service, until it has learned again what it forgot", metadata: ["reason": "\(reason)"])
+        do { try mark.set(replica.members) } catch { fail("marking a repair: \(error)") }
+    }
+
+    func takePart(in run: UInt64) {
+        do { try notes?.takePart(in: run) } catch { fail("the number of this run: \(error)") }
     }
 
     func endRepair() {

@@ -38,6 +38,7 @@ package struct Violation: Error, Equatable, Sendable, CustomStringConvertible {
         case secrecy = "no secret stands in anything written or sent"
         case nonceReuse = "no nonce repeats under one key"
         case binding = "no node holds a secret without a pod that references it"
+        case secretKept = "a pod keeps its secrets for as long as it is bound"
         case keyNeeded = "no key is destroyed while anything needs it"
         case recovery = "a member finds after a crash what it had acknowledged"
         case answeredOnce = "a request is answered once"

@@ -21,6 +21,8 @@ final class SectorDisk: LogMedium {
     private(set) var segments: [Segment] = []
     private var pending: [Operation] = []
     private var removals: [UInt64] = []
+    /// Where the last sync that ended had begun: all before it is acknowledged, and something synced follows it.
+    private var lastSync: (segment: UInt64, offset: Int)?
     /// What must never stand in anything written here.
     private let forbidden: [Bytes]
     private(set) var leak: String?
@@ -41,9 +43,20 @@ final class SectorDisk: LogMedium {
     /// The syncs that were asked for have ended: what was written before the last of them is durable.
     func finish() {
         let end = pending.lastIndex { if case .sync = $0 { true } else { false } }.map { $0 + 1 } ?? 0
+        noteSync(pending.prefix(end))
         for operation in pending.prefix(end) { perform(operation) }
         pending.removeFirst(end)
         settleRemovals(removals.count)
+    }
+    private func noteSync(_ operations: ArraySlice<Operation>) {
+        // Of several, the last.
+        let ends = operations.indices.filter { if case .sync = operations[$0] { true } else { false } }
+        guard let last = ends.last else { return }
+        let begin = ends.dropLast().last.map { $0 + 1 } ?? operations.startIndex
+        for operation in operations[begin..<last] {
+            guard case .write(let id, let offset, _) = operation else { continue }
+            return lastSync = (id, offset)
+        }
     }
     private func perform(_ operation: Operation) {
         switch operation {
@@ -67,6 +80,7 @@ final class SectorDisk: LogMedium {
         // The last sync may be reached too, though nobody was told.
         let reached = chance.below(syncs.count + 1)
         let durable = reached == 0 ? 0 : syncs[reached - 1] + 1
+        noteSync(pending[..<durable])
         for operation in pending[..<durable] { perform(operation) }
         // What comes after the next sync was not written yet.
         let end = reached < syncs.count ? syncs[reached] : pending.count
@@ -83,6 +97,25 @@ final class SectorDisk: LogMedium {
             if chance.below(2) == 0 { place(bytes[start..<end], at: offset + start, of: id) }
             start = end
         }
+    }
+
+    /// One bit of what is acknowledged turns over. False if there is nothing yet.
+    func rot(_ chance: inout Chance) -> Bool {
+        guard let lastSync else { return false }
+        // A beginning that is to be cut is not looked at any more.
+        let candidates = segments.filter { $0.id <= lastSync.segment && !removals.contains($0.id) && ($0.id < lastSync.segment || lastSync.offset > 0) }
+        guard !candidates.isEmpty else { return false }
+        let segment = chance.pick(candidates)
+        let used = segment.id == lastSync.segment ? lastSync.offset : (segment.bytes.lastIndex { $0 != 0 } ?? 0) + 1
+        guard let position = segments.firstIndex(where: { $0.id == segment.id }), used > 0 else { return false }
+        segments[position].bytes[chance.below(used)] ^= UInt8(1 << chance.below(8))
+        return true
+    }
+    func removeAll() {
+        segments.removeAll()
+        pending.removeAll()
+        removals.removeAll()
+        lastSync = nil
     }
 
     func remove(_ ids: [UInt64]) { removals.append(contentsOf: ids) }

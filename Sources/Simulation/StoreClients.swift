@@ -13,6 +13,8 @@ struct StoreClients {
             case compare(SealedValue)
             case range(KeyRange, revision: Int64)
             case grant(LeaseID, seconds: Int64), keepAlive(LeaseID), revoke
+            /// A member asks before it releases secrets to a node.
+            case release(node: Int, stream: Int)
             case createDomain, newDataKey(WrappedDataKey), destroyDataKey(DataKeyID), other
         }
         var number: Int
@@ -109,7 +111,7 @@ extension StoreWorld {
     private func range(_ first: Int) -> KeyRange {
         KeyRange(clients.keys[first], end: clients.keys[min(first + 4, clients.keys.count - 1)] + [0])
     }
-    private mutating func propose(_ command: Command, _ client: Int, _ member: Int, number: Int? = nil, _ kind: StoreClients.Request.Kind) {
+    mutating func propose(_ command: Command, _ client: Int, _ member: Int, number: Int? = nil, _ kind: StoreClients.Request.Kind) {
         let number = number ?? clients.nextNumber()
         clients.asks(StoreClients.Request(number: number, client: client, member: member, kind: kind, askedAt: now, acknowledgedBefore: model.acknowledged))
         step(member, .proposed([Proposal(ticket: Ticket(number), command: command)]))
@@ -210,6 +212,7 @@ extension StoreWorld {
             for position in clients.leases.indices where clients.leases[position].id == id {
                 clients.leases[position].renewedAt = max(clients.leases[position].renewedAt, request.askedAt)
             }
+        case .revision(let revision): released(request, at: revision)
         case .refused(let refusal):
             refused(request)
             switch (refusal, request.kind) {
@@ -220,12 +223,13 @@ extension StoreWorld {
             default: break
             }
         case .notLeader, .noSpace, .overloaded, .unavailable: refused(request)
-        case .unknown, .revision, .leaseStatus, .leases: break
+        case .unknown, .leaseStatus, .leases: released(request, at: nil)
         }
     }
     private mutating func refused(_ request: StoreClients.Request) {
         switch request.kind {
         case .write(let value?), .compare(let value): model.refuses(value, request: request.number)
+        case .release: released(request, at: nil)
         default: break
         }
     }
@@ -243,7 +247,7 @@ extension StoreWorld {
         case .newDataKey(let key): goOn(under: key)
         // What is sealed under it does not open any more.
         case .destroyDataKey(let id): clients.keyring.forget(id)
-        case .range, .keepAlive, .revoke, .other: break
+        case .range, .keepAlive, .revoke, .release, .other: break
         }
     }
     private mutating func goOn(under key: WrappedDataKey) {
@@ -264,11 +268,11 @@ extension StoreWorld {
     /// A watcher comes to any member and asks for what it missed.
     mutating func lookBack() {
         let number = clientChance.below(members.count), back = Int64(clientChance.below(40))
-        guard members[number].isUp else { return }
+        guard members[number].isUp, members[number].repairers == nil else { return }
         let store = members[number].replica.store.revision, from = max(2, members[number].replica.store.compactRevision + 1, store - back)
-        guard from <= store, let all = clients.keys.first, let last = clients.keys.last else { return }
+        guard from <= store else { return }
         do {
-            let history = try members[number].replica.store.changes(in: KeyRange(all, end: last + [0]), from: from, through: store, limit: 1_000)
+            let history = try members[number].replica.store.changes(in: KeyRange(Secrecy.keyMarker, end: Secrecy.keyMarker.dropLast() + [0x30]), from: from, through: store, limit: 1_000)
             model.shows(history, from: from, through: store, member: number)
         } catch { model.fail(.watchOrder, "member \(number + 1) does not show changes from \(from): \(error)") }
     }

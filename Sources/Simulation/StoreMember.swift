@@ -48,6 +48,28 @@ struct StoredRecords {
         applied = checkpoint.applied
         self.anchor = anchor
     }
+    /// What another member sends of it, in the shipping blocks.
+    func snapshot(elementsPerBlock size: Int) -> Bytes {
+        var bytes = Bytes()
+        let rows = self.rows.keys.sorted().compactMap { row in TableWrite.Table(rawValue: row.table).map { TableWrite($0, row.key, self.rows[row]) } }
+        let records = self.records.keys.sorted().compactMap { self.records[$0] }.map { SnapshotBlock.StoredRecord(version: $0.version, value: $0.value) }
+        for start in stride(from: 0, to: rows.count, by: size) { bytes += SnapshotBlock.tables(Array(rows[start..<min(start + size, rows.count)])).encode() }
+        for start in stride(from: 0, to: records.count, by: size) {
+            bytes += SnapshotBlock.records(Array(records[start..<min(start + size, records.count)])).encode()
+        }
+        return bytes + SnapshotBlock.end(tables: UInt64(rows.count), records: UInt64(records.count)).encode()
+    }
+    /// Takes one over; true at the end of a whole one.
+    mutating func take(_ block: SnapshotBlock) throws -> Bool {
+        switch block {
+        case .tables(let new): for row in new { rows[Row(table: row.table.rawValue, key: row.key)] = row.value }
+        case .records(let new): for record in new { records[record.version.revision] = (record.version, record.value) }
+        case .end(let tables, let count):
+            guard tables == UInt64(rows.count), count == UInt64(records.count) else { throw Violation(.recovery, "a snapshot is not whole") }
+            return true
+        }
+        return false
+    }
     /// Of the newest record.
     var revision: Int64 { records.keys.max()?.main ?? 1 }
     func store() throws -> Store {
@@ -79,10 +101,13 @@ final class StoreMember {
     let disk: SectorDisk
     let frameBytesMax: Int
     let tickEvery: Int
-    /// Its clock: so many thousandths of ours, and ahead by so much.
+    /// Its clock: so many thousandths of ours, and ahead by so much. It begins anew with the machine.
     let clockRate: Int64
-    let clockOffset: Int64
-    var configuration: Replica.Configuration
+    var clockOffset: Int64
+    /// Of its calendar, which anyone may set at any time.
+    var wallOffset: Int64 = 0
+    private let founders: [ClusterMember]
+    private var configuration: Replica.Configuration
 
     var replica: Replica
     var writer: LogWriter<SealedFrames>
@@ -105,11 +130,33 @@ final class StoreMember {
     /// Published to watchers up to this revision.
     var published: Int64 = 1
     var isUp = true
+    /// One that is to join has not been started yet.
+    var isStarted: Bool
+    /// Removed from the cluster, and ended for good.
+    var isRetired = false
+    /// The mark of a repair under way, with who can help: it outlives a crash.
+    var repairers: [ClusterMember]?
+    /// A byte on its disk was changed: the next start must notice.
+    var isRotten = false
+    /// No sync ends before.
+    var stuckUntil: UInt32 = 0
+    var isSpaceShort = false
+    /// A snapshot on its way here.
+    var reception: Reception?
     var pausedUntil: UInt32 = 0
     var incarnation: Int32 = 0
     var failsNextSync = false
     var buffer = EffectBuffer()
 
+    /// A store on its way here, as far as it came.
+    struct Reception {
+        var head: SnapshotHead
+        var offset = 0
+        var rest = Bytes()
+        var records = StoredRecords()
+    }
+
+    /// One that is no founder joins later.
     init(number: Int, founders: [ClusterMember], keyring: KeyringID, key: FileKey, chance: inout Chance, tuning: (inout Replica.Configuration) -> Void) throws {
         self.number = number
         id = MemberID(UInt64(number + 1))
@@ -120,8 +167,12 @@ final class StoreMember {
         tickEvery = chance.among(85...115)
         clockRate = Int64(chance.among(980...1_020))
         clockOffset = Int64(chance.below(100_000))
-        var configuration = Replica.Configuration(raft: Raft.Configuration(member: id, voters: founders.map(\.id), seed: chance.next()))
-        configuration.founders = founders
+        isStarted = founders.contains { $0.id == MemberID(UInt64(number + 1)) }
+        isUp = isStarted
+        self.founders = isStarted ? founders : []
+        let membership = isStarted ? Membership(voters: founders.map(\.id)) : Membership()
+        var configuration = Replica.Configuration(raft: Raft.Configuration(member: id, membership: membership, seed: chance.next()))
+        configuration.founders = self.founders
         tuning(&configuration)
         self.configuration = configuration
         replica = try Replica(configuration, store: Store(), state: HardState(), entries: [])
@@ -129,6 +180,7 @@ final class StoreMember {
     }
 
     func clock(_ now: UInt32) -> Int64 { clockOffset + Int64(now) * clockRate / 1_000 }
+    func wall(_ now: UInt32) -> Int64 { 1_700_000_000_000 + Int64(now) + wallOffset }
 
     /// Power is cut: memory is gone.
     func forget() {
@@ -137,6 +189,7 @@ final class StoreMember {
         restartAfter = nil
         cutBefore = nil
         checkpoints.removeAll()
+        reception = nil
         _ = buffer.take()
         isUp = false
         failsNextSync = false
@@ -144,18 +197,26 @@ final class StoreMember {
         incarnation += 1
     }
 
-    /// Starts again from what the disk and the records hold. Returns the objection, if the log is not what it was.
-    func restart(seed: UInt64) throws -> String? {
+    private func configure(seed: UInt64, _ now: UInt32) {
+        configuration.raft.seed = seed
+        configuration.incarnation = UInt64(max(1, wall(now))) * 1_000
+        configuration.isRepairing = repairers != nil
+        configuration.founders = repairers ?? founders
+        configuration.raft.membership = repairers == nil && !founders.isEmpty ? Membership(voters: founders.map(\.id)) : Membership()
+    }
+
+    /// Starts again from what the disk and the records hold. Damage is thrown; an objection returned if the log is not what it was.
+    func restart(seed: UInt64, _ now: UInt32) throws -> String? {
         var recovery = LogRecovery(identity: identity, anchor: records.anchor, cipher: cipher)
         for segment in disk.segments { segment.bytes.withUnsafeBytes { recovery.read(segment: segment.id, $0) } }
         let log = recovery.finish()
         if let damage = log.damage {
-            guard damage.isTornTail else { return damage.description }
+            guard damage.isTornTail else { throw damage }
             disk.cutOff(from: damage.segment, offset: damage.offset, keeping: log.segments.last?.id ?? 0)
         }
+        if isRotten { return "a changed byte in its log went unnoticed" }
         writer = LogWriter(continuing: log, identity: identity, cipher: cipher, segmentBytes: disk.segmentBytes, frameBytesMax: frameBytesMax)
-        configuration.raft.seed = seed
-        configuration.incarnation = UInt64(incarnation) + 1
+        configure(seed: seed, now)
         let state = log.state.map { HardState(term: $0.term, vote: $0.vote, commit: $0.commit) } ?? HardState()
         guard state.term > durableState.term || (state.term == durableState.term && state.vote == durableState.vote) else {
             return "the log was in term \(durableState.term), and knows of term \(state.term)"
@@ -167,5 +228,49 @@ final class StoreMember {
         durableAnchor = log.lastFrame.sequence == 0 ? nil : log.lastFrame
         published = replica.store.revision
         return nil
+    }
+
+    // MARK: - Repair
+
+    /// Who can help: as its records say.
+    func salvagedMembers() -> [ClusterMember] {
+        let known = (try? records.store())?.members.members ?? []
+        return known.isEmpty ? founders : known
+    }
+    /// A start that finds its files damaged discards them. Not a single member's, nor one of two: nobody could help.
+    static func canRepair(_ member: MemberID, among members: [ClusterMember]) -> Bool {
+        let voters = members.filter { !$0.isLearner }
+        return voters.count >= 3 || (!voters.isEmpty && !voters.contains { $0.id == member })
+    }
+    func discard(_ helpers: [ClusterMember]) {
+        repairers = repairers ?? helpers
+        disk.removeAll()
+        records = StoredRecords()
+        isRotten = false
+        durableState = LogState(term: 0, vote: nil, commit: 0)
+    }
+    /// Its records turned out to be damaged while it was at work: it goes on with nothing, online.
+    func beginAnew(seed: UInt64, _ now: UInt32) throws {
+        repairers = repairers ?? replica.members
+        writer.commit(writes.dropFirst(syncing).map(\.batch) + [LogBatch(restart: LogPosition(index: 0, term: 0))], to: disk)
+        disk.finish()
+        for write in writes { if let state = write.batch.state { durableState = state } }
+        writes.removeAll()
+        syncing = 0
+        restartAfter = nil
+        cutBefore = nil
+        checkpoints.removeAll()
+        reception = nil
+        incarnation += 1
+        durable = 0
+        durableAnchor = writer.head.anchor
+        records = StoredRecords()
+        records.anchor = durableAnchor
+        configure(seed: seed, now)
+        var state = replica.raft.hardState
+        state.commit = 0
+        replica = try Replica(configuration, store: Store(), state: state, entries: [])
+        published = replica.store.revision
+        hashedAt = 0
     }
 }

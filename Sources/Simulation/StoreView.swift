@@ -27,6 +27,9 @@ enum StoreView {
         case .hashed(let index, _): "the answer to a hash at \(index) from \(message.from.rawValue)"
         case .lost: "a call for help of \(message.from.rawValue)"
         case .readmitted: "its readmission by \(message.from.rawValue)"
+        case .recall: "a question of \(message.from.rawValue) about itself"
+        case .recalled: "what \(message.from.rawValue) knows of it"
+        case .takesPart, .noted: "that \(message.from.rawValue) takes part"
         }
     }
 }

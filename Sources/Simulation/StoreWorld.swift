@@ -24,15 +24,12 @@ package struct StoreWorld: ~Copyable {
         case aimed(Mishap, Int32)
         case restart(Int32)
         case heal
-        case snapshotArrives(Int32)
+        case operate, schedule, storeMishap
+        case node(Int32), told(Int32), agentStarts(Int32), nodeHeals(Int32)
+        case spaceIsBack(Int32)
+        case block(Int32)
         case snapshotSent(Int32, incarnation: Int32, to: Int32, at: LogIndex)
     }
-    struct Snapshot {
-        var from: Int, incarnation: Int32, to: Int
-        var position: EntryPosition
-        var records: StoredRecords
-    }
-
     let plan: RunPlan
     var profile: FaultProfile
     var ledger: FaultLedger
@@ -45,17 +42,22 @@ package struct StoreWorld: ~Copyable {
     var hash = EventHash()
     var now: UInt32 = 0
     var steps = 0
+    var fleet = StoreNodes()
+    var transfers: [SnapshotTransfer?] = []
     private var wires: [(from: Int, to: Int, bytes: Bytes)?] = []
     private var freeWires: [Int32] = []
-    private var snapshots: [Snapshot] = []
     private var leaders: [Term: Int] = [:]
-    private var tickChance: Chance
-    private var wireChance: Chance
+    var tickChance: Chance
+    var wireChance: Chance
     private var diskChance: Chance
     private var faultChance: Chance
     var clientChance: Chance
+    var nodeChance: Chance
+    /// Of nodes' and disks' mishaps, and of changes of membership.
+    var storeChance: Chance
+    let storeProfile: StoreProfile
     private let storeEvery: Int
-    private var healedAt: UInt32?
+    private(set) var healedAt: UInt32?
     private var isDone = false
 
     package static func run(_ plan: RunPlan) -> RunReport {
@@ -81,7 +83,8 @@ package struct StoreWorld: ~Copyable {
             keyring = Keyring(id: Keyring.newID(), root: try RootKey.random(generation: 1))
             let count = chance.pick([1, 3, 3, 3, 5]), window = chance.pick([20, 200, 50_000]), checkpointEvery = Int64(chance.pick([2_000, 300_000]))
             let founders = (1...count).map { ClusterMember(id: MemberID(UInt64($0)), name: "m\($0)", peerURLs: ["https://m\($0)"]) }
-            for number in 0..<count {
+            let spares = count > 1 ? chance.pick([0, 0, 1, 2]) : 0
+            for number in 0..<count + spares {
                 let key = try FileKey(key: SecretBytes.random(count: 32), generation: 1)
                 members.append(try StoreMember(number: number, founders: founders, keyring: keyring.id, key: key, chance: &chance) { configuration in
                     configuration.windowEntriesMax = window
@@ -107,6 +110,9 @@ package struct StoreWorld: ~Copyable {
         report = RunReport(seed: plan.seed)
         network = Network(members: members.count)
         storeEvery = chance.pick([50, 300, 2_000])
+        nodeChance = chance.split()
+        storeChance = chance.split()
+        storeProfile = StoreProfile(&profileChance)
         clients = StoreClients(count: chance.pick([1, 3, 8]), keyring: beginning.keyring)
         // The promises of Raft itself are tried a hundred times faster in a world of their own.
         profile.mishaps.removeAll { $0 == .quarantine || $0 == .rival }
@@ -119,6 +125,14 @@ package struct StoreWorld: ~Copyable {
         queue.schedule(.watch, at: 500)
         queue.schedule(.transfer, at: UInt32(clientChance.among(2_000...9_000)))
         if profile.mishapEvery > 0 { queue.schedule(.mishap, at: UInt32(faultChance.among(1_000...4_000))) }
+        if storeProfile.mishapEvery > 0 { queue.schedule(.storeMishap, at: UInt32(storeChance.among(1_000...4_000))) }
+        if storeProfile.changeEvery > 0, members.count > 1 { queue.schedule(.operate, at: UInt32(storeProfile.changeEvery)) }
+        for number in 0..<storeProfile.nodes {
+            fleet.nodes.append(SimulatedNode(name: "node-\(number + 1)", chance: &nodeChance))
+            fleet.streams.append(nil)
+            queue.schedule(.node(Int32(number)), at: UInt32(300 + number))
+        }
+        if storeProfile.nodes > 0 { queue.schedule(.schedule, at: 400) }
     }
 
     mutating func run() {
@@ -144,7 +158,7 @@ package struct StoreWorld: ~Copyable {
 
     // MARK: - Events
 
-    private func isPaused(_ number: Int) -> Bool { members[number].pausedUntil > now }
+    func isPaused(_ number: Int) -> Bool { members[number].pausedUntil > now }
 
     private mutating func handle(_ event: Occurrence) {
         switch event {
@@ -157,11 +171,14 @@ package struct StoreWorld: ~Copyable {
             let number = Int(member)
             guard members[number].incarnation == incarnation else { return }
             if isPaused(number) { return queue.schedule(event, at: members[number].pausedUntil) }
+            if members[number].stuckUntil > now { return queue.schedule(event, at: members[number].stuckUntil) }
             finishSync(number)
         case .storeDue(let member):
             queue.schedule(event, at: now + UInt32(tickChance.among(1...storeEvery)))
             if !isPaused(Int(member)) { step(Int(member), .storeDue) }
-        case .stored(let member, let incarnation): finishCheckpoint(Int(member), incarnation)
+        case .stored(let member, let incarnation):
+            if members[Int(member)].stuckUntil > now { return queue.schedule(event, at: members[Int(member)].stuckUntil) }
+            finishCheckpoint(Int(member), incarnation)
         case .client(let client): act(Int(client))
         case .watch:
             queue.schedule(.watch, at: now + 400)
@@ -179,7 +196,15 @@ package struct StoreWorld: ~Copyable {
         case .aimed(let mishap, let member): if healedAt == nil { suffer(mishap, Int(member)) }
         case .restart(let member): restart(Int(member))
         case .heal: network.heal()
-        case .snapshotArrives(let slot): installSnapshot(Int(slot), event)
+        case .operate: operate()
+        case .schedule: schedule()
+        case .storeMishap: sufferAtRandom()
+        case .node(let number): tend(Int(number))
+        case .told(let slot): hear(Int(slot))
+        case .agentStarts(let number): startAgent(Int(number))
+        case .nodeHeals(let number): fleet.nodes[Int(number)].isCut = false
+        case .spaceIsBack(let number): setSpace(Int(number), isShort: false)
+        case .block(let slot): sendBlock(Int(slot), event)
         case .snapshotSent(let member, let incarnation, let to, let index):
             guard members[Int(member)].incarnation == incarnation else { return }
             step(Int(member), .snapshotSent(to: members[Int(to)].id, at: index == 0 ? nil : index))
@@ -196,7 +221,7 @@ package struct StoreWorld: ~Copyable {
         perform(number)
     }
 
-    private mutating func perform(_ number: Int) {
+    mutating func perform(_ number: Int) {
         let member = members[number]
         var replies: [Reply] = []
         for effect in member.buffer.take() {
@@ -218,7 +243,13 @@ package struct StoreWorld: ~Copyable {
             case .cutLog(let index): if !member.isSyncing { member.disk.remove(member.writer.cut(before: index)) } else { member.cutBefore = index }
             case .halt(let reason): model.fail(.recovery, "member \(number + 1) halts: \(reason)")
             case .outOfService(let reason): model.fail(.equalState, "member \(number + 1) is out of service: \(reason)")
-            case .membersChanged, .repaired, .written, .keysChanged, .compacted: break
+            case .repaired:
+                show(number) { "has caught up and votes again" }
+                member.repairers = nil
+            case .putBack(let reason, _): model.fail(.equalState, "member \(number + 1): \(reason)")
+            case .recognized: break
+            case .membersChanged: reviewMembers()
+            case .written, .keysChanged, .compacted: break
             }
         }
         let applied = member.replica.store.appliedIndex
@@ -235,6 +266,7 @@ package struct StoreWorld: ~Copyable {
         guard standing.position == .leader else { return }
         if let other = leaders[standing.term], other != number { model.fail(.electionSafety, "two leaders in term \(standing.term)") }
         leaders[standing.term] = number
+        if members[number].repairers != nil { model.fail(.electionSafety, "member \(number + 1) leads though it is being repaired") }
         moment(.elected, number)
     }
 
@@ -255,7 +287,7 @@ package struct StoreWorld: ~Copyable {
         member.writer.commit(member.writes.map(\.batch), to: member.disk)
         queue.schedule(.synced(Int32(member.number), incarnation: member.incarnation), at: now + UInt32(diskChance.among(1...profile.syncMax)))
     }
-    private mutating func finishSync(_ number: Int) {
+    mutating func finishSync(_ number: Int) {
         let member = members[number]
         if member.failsNextSync { return crash(number) }
         member.disk.finish()
@@ -304,7 +336,7 @@ package struct StoreWorld: ~Copyable {
 
     // MARK: - Mishaps
 
-    private mutating func moment(_ moment: Moment, _ number: Int) {
+    mutating func moment(_ moment: Moment, _ number: Int) {
         guard healedAt == nil else { return }
         for aim in profile.aims where aim.moment == moment && faultChance.happens(perMillion: aim.perMillion) && ledger.admits() {
             queue.schedule(.aimed(aim.mishap, Int32(number)), at: now)
@@ -328,7 +360,7 @@ package struct StoreWorld: ~Copyable {
         }
         if network.blockedCount > 0 { queue.schedule(.heal, at: now + outage) }
     }
-    private mutating func crash(_ number: Int) {
+    mutating func crash(_ number: Int) {
         let member = members[number]
         guard member.isUp else { return }
         member.disk.crash(&diskChance)
@@ -341,12 +373,15 @@ package struct StoreWorld: ~Copyable {
     }
     private mutating func restart(_ number: Int) {
         let member = members[number]
-        guard !member.isUp else { return }
+        guard !member.isUp, member.isStarted, !member.isRetired else { return }
+        // The machine's clock begins anew too.
+        member.clockOffset = Int64(tickChance.below(100_000)) - Int64(now)
         do {
-            if let objection = try member.restart(seed: tickChance.next()) { return model.fail(.recovery, "member \(number + 1): \(objection)") }
-        } catch { return model.fail(.recovery, "member \(number + 1) cannot start again: \(error)") }
+            if let objection = try member.restart(seed: tickChance.next(), now) { return model.fail(.recovery, "member \(number + 1): \(objection)") }
+        } catch { guard repairs(member, error) else { return } }
         member.isUp = true
         member.hashedAt = 0
+        if member.isSpaceShort { step(number, .space(isShort: true)) }
         show(number) { "starts again with entries up to \(member.durable), applied \(member.records.applied)" }
         moment(.restarted, number)
     }
@@ -383,45 +418,6 @@ package struct StoreWorld: ~Copyable {
         } catch { model.fail(.recovery, "a message does not decode: \(error)") }
     }
 
-    private mutating func sendSnapshot(_ number: Int, to: Int) {
-        let member = members[number]
-        moment(.snapshotSent, number)
-        guard let term = member.replica.raft.log.term(at: member.records.applied), member.records.applied > 0, network.carries(from: number, to: to) else {
-            return queue.schedule(.snapshotSent(Int32(number), incarnation: member.incarnation, to: Int32(to), at: 0), at: now + 500)
-        }
-        let position = EntryPosition(index: member.records.applied, term: term)
-        show(number) { "sends its store as of entry \(position.index) to \(to + 1)" }
-        snapshots.append(Snapshot(from: number, incarnation: member.incarnation, to: to, position: position, records: member.records))
-        queue.schedule(.snapshotArrives(Int32(snapshots.count - 1)), at: now + UInt32(wireChance.among(20...20 + 10 * profile.delayMax)))
-    }
-    /// Another member's store replaces ours, as one change with the log.
-    private mutating func installSnapshot(_ slot: Int, _ event: Occurrence) {
-        let snapshot = snapshots[slot], number = snapshot.to, member = members[number]
-        if isPaused(number) { return queue.schedule(event, at: member.pausedUntil) }
-        var answer: LogIndex = 0
-        if member.isUp, !member.failsNextSync {
-            while member.isSyncing, model.violation == nil { finishSync(number) }
-            if model.violation == nil, member.replica.admits(snapshotAt: snapshot.position) {
-                do { try install(snapshot, member) } catch { model.fail(.recovery, "a snapshot cannot be installed: \(error)") }
-                answer = snapshot.position.index
-            }
-        }
-        queue.schedule(.snapshotSent(Int32(snapshot.from), incarnation: snapshot.incarnation, to: Int32(number), at: answer),
-                       at: now + UInt32(wireChance.among(1...profile.delayMax)))
-    }
-    private mutating func install(_ snapshot: Snapshot, _ member: StoreMember) throws {
-        show(member.number) { "installs the store of \(snapshot.from + 1) as of entry \(snapshot.position.index)" }
-        let anchor = member.records.anchor
-        member.records = snapshot.records
-        member.records.anchor = anchor
-        member.checkpoints.removeAll()
-        member.incarnation += 1
-        member.replica.handle(.time(member.clock(now)), into: &member.buffer)
-        try member.replica.install(try snapshot.records.store(), at: snapshot.position, into: &member.buffer)
-        steps += 1
-        perform(member.number)
-    }
-
     // MARK: - Recovery
 
     private mutating func heal() {
@@ -432,27 +428,34 @@ package struct StoreWorld: ~Copyable {
         for number in members.indices {
             members[number].pausedUntil = min(members[number].pausedUntil, now)
             members[number].failsNextSync = false
+            members[number].stuckUntil = min(members[number].stuckUntil, now)
+            if members[number].isSpaceShort { setSpace(number, isShort: false) }
             if !members[number].isUp { queue.schedule(.restart(Int32(number)), at: now + 50) }
         }
+        healNodes()
         show { "everything is healed; now the cluster must recover" }
     }
     private mutating func checkRecovery() {
         guard let healedAt, model.violation == nil else { return }
         clients.isResting = now > healedAt + 20_000
         guard now > healedAt + 35_000 else { return }
-        let applied = members.map { $0.replica.store.appliedIndex }
-        let isWhole = members.allSatisfy(\.isUp) && members.contains { $0.replica.isLeader } && Set(applied).count == 1 && clients.waiting == 0
-        if isWhole {
+        let present = currentMembers.map { members[$0] }
+        let applied = present.map { $0.replica.store.appliedIndex }
+        let isWhole = !present.isEmpty && present.allSatisfy { $0.isUp && $0.repairers == nil } && present.contains { $0.replica.isLeader }
+            && Set(applied).count == 1 && clients.waiting == 0
+        let objection = nodeObjection() ?? present.first.flatMap { $0.replica.store.members.alarms.first }.map { "an alarm is left: \($0)" }
+        if isWhole, objection == nil {
             if clients.successes(since: healedAt) == 0 { model.fail(.liveness, "no request succeeded after healing") }
-            for member in members { openValues(member) }
+            for member in present { openValues(member) }
             isDone = true
         } else if now > healedAt + 180_000 {
-            model.fail(.liveness, "three minutes after healing: applied \(applied), \(clients.waiting) requests without an answer")
+            model.fail(.liveness, "three minutes after healing: applied \(applied), \(clients.waiting) requests without an answer; "
+                       + (objection ?? "nodes are well"))
         }
     }
     /// Every live value that the records hold opens, and is what was sealed.
     private mutating func openValues(_ member: StoreMember) {
-        for key in clients.keys {
+        for key in clients.keys + StoreNodes.podKeys + StoreNodes.secretKeys {
             guard let version = model.version(of: key, at: member.records.revision), let record = member.records.records[version.revision] else { continue }
             guard record.version == version, let value = record.value else {
                 return model.fail(.equalState, "member \(member.number + 1) stores another record of revision \(version.revision.main)")

@@ -1,17 +1,20 @@
 import Basics
 import CofferClient
+import EtcdClient
+import EtcdProtocol
 import Faults
 import Foundation
 import Histories
+import NIOCore
 import Synchronization
 
 /// Real daemons, hurt while recorded clients use them.
 ///
 /// 1. Start the daemons; a watch straight to them writes down everything that happens: the ledger.
 /// 2. Workers write, exchange, delete and read through `CofferClient`, by way of proxies; others hold leases; watches come and go.
-/// 3. Tormentors hurt processes, disks, clocks and connections, several at once.
+/// 3. Tormentors hurt processes, disks, clocks and connections, and change the membership, several at once.
 /// 4. Everything is healed. A write must succeed, leases must end, the ledger must reach the last revision.
-/// 5. The recorded history is checked.
+/// 5. The recorded history is checked, and that all members hold the same.
 package struct Torture: Sendable {
     package struct Options: Sendable {
         package var server = Server.cofferd
@@ -21,6 +24,7 @@ package struct Torture: Sendable {
         package var seconds = 12.0
         package var workers = 6
         package var faults = Fault.allCases
+        package var plant: Plant?
         package init() {}
     }
     package struct Report: Sendable {
@@ -31,6 +35,8 @@ package struct Torture: Sendable {
         package var told = 0
         package var leases = 0
         package var faults: [Fault: Int] = [:]
+        /// At the same time, at most.
+        package var mostFaults = 0
         package var recoveryMilliseconds: [Double] = []
         package var violations: [String] = []
         package var notes: [String] = []
@@ -38,28 +44,40 @@ package struct Torture: Sendable {
     /// What this machine can do.
     package struct Machine: Sendable {
         package var shim: String?
-        package var mounts: Bool
-        package var missing: [String]
+        package var mounts = false
+        package var losesPower = false
+        package var networks = false
+        package var missing: [String] = []
 
         package static func look(in folder: String) async -> Machine {
-            var machine = Machine(shim: nil, mounts: false, missing: [])
+            var machine = Machine()
             do { machine.shim = try await SystemCallShim.make(in: folder) } catch { machine.missing.append("failing and slow syncs, clock jumps: \(error)") }
             do {
-                let disk = try await SmallDisk.mount(at: folder + "/probe", megabytes: 1)
+                let disk = try await SmallDisk.mount(at: folder + "/probe", megabytes: 16)
+                (machine.mounts, machine.losesPower) = (true, disk.losesPower && (try? disk.losePower()) != nil)
                 await disk.unmount()
-                machine.mounts = true
             } catch { machine.missing.append("a file system of its own that is full (writes fail with ENOSPC by the shim instead)") }
-            for (name, what) in [("fusermount3", "a lossy file system"), ("nft", "cuts by packet filter (proxies cut connections instead)")] where Subprocess.find(name) == nil {
-                machine.missing.append("\(what): no \(name)")
-            }
+            if !machine.losesPower { machine.missing.append("power cuts: a file system that loses what was not synced (ext4 on a loop device)") }
+            do {
+                let network = try await PacketNetwork.make(hosts: 2, in: folder)
+                for loss in [PacketNetwork.Loss.silence, .reset, .some(percent: 10)] { try await network.lose(loss, from: 0, to: 1) }
+                await network.end()
+                machine.networks = true
+            } catch { machine.missing.append("networks of their own, in which packets are lost (proxies cut and hold connections instead): \(error)") }
             return machine
         }
         func can(_ fault: Fault, _ options: Options) -> Bool {
             switch fault {
             case .failingSync, .slowSync, .clockJump: shim != nil
             case .fullDisk: (shim != nil || mounts) && options.server == .cofferd
-            case .cutPeers, .holdPeers: options.members > 1
-            default: true
+            case .powerCut: losesPower
+            case .blackout: losesPower && options.members > 1
+            // What a disk lost in another way, peers repair.
+            case .bitRot: options.members > 2 && options.server == .cofferd
+            case .cutPeers, .holdPeers, .moveLeader: options.members > 1
+            case .losePackets: options.members > 1 && networks
+            case .membership: options.members > 2
+            case .kill, .terminate, .stop, .blockedLog, .cutClients, .holdClients: true
             }
         }
     }
@@ -71,9 +89,13 @@ package struct Torture: Sendable {
     /// One history.
     package func run() async throws -> Report {
         let faults = options.faults.filter { machine.can($0, options) }
-        let servers = try await Servers.make(
-            options.server, program: options.program, count: options.members, shim: machine.shim,
-            smallDisks: machine.mounts && faults.contains(.fullDisk))
+        var equipment = Servers.Equipment()
+        equipment.shim = machine.shim
+        equipment.syncsLie = options.plant == .lyingSyncs
+        equipment.smallDisks = machine.mounts && !faults.filter { [.fullDisk, .powerCut, .blackout].contains($0) }.isEmpty
+        equipment.network = machine.networks && options.members > 1
+        equipment.spare = faults.contains(.membership) ? 1 : 0
+        let servers = try await Servers.make(options.server, program: options.program, count: options.members, seed: options.seed, equipment)
         do {
             let report = try await run(servers, faults)
             await servers.end()
@@ -98,9 +120,9 @@ package struct Torture: Sendable {
     }
 
     private func run(_ servers: Servers, _ faults: [Fault]) async throws -> Report {
-        let tally = Tormentor.Tally(), recorder = Recorder()
-        for number in servers.members.indices { try servers.start(number) } // (1)
-        for number in servers.members.indices {
+        let tally = Tally(), recorder = Recorder()
+        for number in servers.present { try servers.start(number) } // (1)
+        for number in servers.present {
             try await eventually("\(servers.members[number].name) serves", withinSeconds: 60) {
                 guard servers.process(number)?.isRunning == true else { throw FaultFailure("it did not start\n\(servers.log(number))") }
                 return await servers.serves(number)
@@ -123,10 +145,12 @@ package struct Torture: Sendable {
                 }
             }
             group.addTask { try await runWatches(servers, recorder, begin, isOver) }
-            for (index, isNetwork) in [true, false].enumerated() { // (3)
+            // (3) Of a cluster two members may be hurt at once.
+            let kinds: [Fault.Kind] = options.members > 2 ? [.member, .member, .network, .cluster] : [.member, .network, .cluster]
+            for (index, kind) in kinds.enumerated() {
                 var tormentor = Tormentor(
-                    servers: servers, faults: faults.filter { $0.isOfNetwork == isNetwork },
-                    generator: SeededGenerator(seed: options.seed &* 77 &+ UInt64(index)), tally: tally)
+                    servers: servers, faults: faults.filter { $0.kind == kind }, generator: SeededGenerator(seed: options.seed &* 77 &+ UInt64(index)), tally: tally,
+                    plant: options.plant)
                 group.addTask { try await tormentor.run { isOver.isSet } }
             }
             group.addTask {
@@ -176,10 +200,10 @@ package struct Torture: Sendable {
 
     /// (4) and (5).
     private func judgement(
-        _ servers: Servers, _ recorder: Recorder, _ judge: CofferClient, _ ledgerWatch: Task<(any Error)?, Never>, _ ledgerNumber: Int, _ tally: Tormentor.Tally
+        _ servers: Servers, _ recorder: Recorder, _ judge: CofferClient, _ ledgerWatch: Task<(any Error)?, Never>, _ ledgerNumber: Int, _ tally: Tally
     ) async throws -> Report {
         let healer = Tormentor(servers: servers, faults: [], generator: SeededGenerator(seed: 0), tally: tally)
-        for number in servers.members.indices {
+        for number in servers.present {
             servers.members[number].clients.set(.open)
             servers.members[number].peers?.set(.open)
             servers.members[number].disk?.empty()
@@ -206,12 +230,34 @@ package struct Torture: Sendable {
         try await eventually("the ledger is complete", withinSeconds: 60) { recorder.lastTold(ledgerNumber) >= last.revision || ledgerWatch.isCancelled }
         ledgerWatch.cancel()
         var report = check(recorder, ledgerNumber, last, tally)
+        report.violations += try await differences(servers, at: last.revision)
         if let error = await ledgerWatch.value { report.violations.append("the ledger's watch ended: \(error)") }
         await judge.close()
         return report
     }
 
-    private func check(_ recorder: Recorder, _ ledgerNumber: Int, _ last: CofferClient.Page, _ tally: Tormentor.Tally) -> Report {
+    /// Whether all members hold the same.
+    private func differences(_ servers: Servers, at revision: Int64) async throws -> [String] {
+        var hashes: [String: UInt32] = [:]
+        for number in servers.present {
+            let name = servers.members[number].name
+            var reason = ""
+            try await eventually("\(name) tells its hash: \(reason)", withinSeconds: 60) {
+                do {
+                    let client = try await servers.client(number, timeout: .seconds(3))
+                    defer { Task { await client.close() } }
+                    hashes[name] = try await client.hashKV(revision: revision).hash
+                    return true
+                } catch {
+                    reason = "\(error)"
+                    return false
+                }
+            }
+        }
+        return Set(hashes.values).count <= 1 ? [] : ["stateIsHistory: members differ at \(revision): \(hashes.sorted { $0.key < $1.key })"]
+    }
+
+    private func check(_ recorder: Recorder, _ ledgerNumber: Int, _ last: CofferClient.Page, _ tally: Tally) -> Report {
         let all = recorder.all
         let ledger = Ledger(all.observations[ledgerNumber].told.flatMap(\.changes))
         var violations = Checks.operations(all.operations, ledger, endedLeases: Set(all.leases.map(\.id)))
@@ -226,6 +272,7 @@ package struct Torture: Sendable {
         report.told = all.observations.reduce(0) { $0 + $1.told.reduce(0) { $0 + $1.changes.count } }
         report.leases = all.leases.count
         report.faults = tally.counts
+        report.mostFaults = tally.most
         report.recoveryMilliseconds = tally.recoveries
         report.notes = tally.notes
         report.violations = violations.map(\.description)

@@ -19,6 +19,10 @@ struct CofferTorture: AsyncParsableCommand {
     @Option(help: "Of faults, for each history.") var seconds = 12.0
     @Option(help: "Clients that read and write.") var workers = 6
     @Option(help: "Faults, separated by commas; without it all that this machine can do.") var faults: String?
+    @Option(help: "A deliberate fault of the server itself: lyingSyncs or oldDisk. This program must find it.", transform: { text in
+        guard let plant = Plant(rawValue: text) else { throw ValidationError("'\(text)' is none of \(Plant.allCases.map(\.rawValue))") }
+        return plant
+    }) var plant: Plant?
 
     func validate() throws {
         guard (1...9).contains(members), histories > 0, seconds > 0, (1...100).contains(workers) else { throw ValidationError("a number is out of its range") }
@@ -27,6 +31,7 @@ struct CofferTorture: AsyncParsableCommand {
     func run() async throws {
         var options = Torture.Options()
         (options.server, options.members, options.seconds, options.workers) = (server, members, seconds, workers)
+        options.plant = plant
         let beside = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent().appendingPathComponent("cofferd").path
         options.program = URL(fileURLWithPath: program ?? (server == .etcd ? Subprocess.find("etcd") ?? "etcd" : beside)).path
         if let faults {
@@ -62,7 +67,7 @@ struct CofferTorture: AsyncParsableCommand {
     private static func line(_ report: Torture.Report) -> String {
         let faults = report.faults.sorted { $0.key.rawValue < $1.key.rawValue }.map { "\($0.key.rawValue) \($0.value)" }.joined(separator: ", ")
         return "seed \(report.seed): \(report.operations) operations (\(report.unknown) of unknown outcome), \(report.revisions) revisions, \(report.told) changes told, "
-            + "\(report.leases) leases; faults: \(faults); violations: \(report.violations.count)"
+            + "\(report.leases) leases; faults: \(faults) (\(report.mostFaults) at once); violations: \(report.violations.count)"
     }
     private static func summary(_ reports: [Torture.Report], _ failures: Int) -> String {
         let recoveries = reports.flatMap(\.recoveryMilliseconds).sorted()

@@ -1,5 +1,7 @@
 import ArgumentParser
+import Barrier
 import Certificates
+import Clustering
 import Peers
 
 /// etcd's flags of a member among others.
@@ -46,5 +48,17 @@ struct ClusterOptions: ParsableArguments {
             throw ValidationError("a member among others needs --peer-cert-file, --peer-key-file and --peer-trusted-ca-file: cofferctl certificates members makes them")
         }
         return PeerSecurity.Files(authority: peerTrustedCaFile, certificate: peerCertFile, key: peerKeyFile)
+    }
+
+    func settings(name: String, dataDir: String, seal: SealSource) throws -> MemberSettings {
+        var settings = MemberSettings(name: name, dataDir: dataDir, seal: seal, security: try files())
+        settings.initial = try initial()
+        settings.beginning = initialClusterState == .new ? .new : .existing
+        settings.advertised = try urls(initialAdvertisePeerUrls, of: "--initial-advertise-peer-urls")
+        settings.listening = try urls(listenPeerUrls, of: "--listen-peer-urls")
+        settings.forceNewCluster = forceNewCluster
+        settings.heartbeatMilliseconds = heartbeatInterval
+        settings.electionMilliseconds = electionTimeout
+        return settings
     }
 }

@@ -5,6 +5,7 @@ import Barrier
 import Basics
 import Certificates
 import CLinux
+import Clustering
 import EtcdServer
 import Foundation
 import KeyVault
@@ -82,6 +83,18 @@ struct Serve: AsyncParsableCommand {
     }
     var trimmedDataDir: String { dataDir.count > 1 && dataDir.hasSuffix("/") ? String(dataDir.dropLast()) : dataDir }
 
+    /// Alone, unless the flags or the data directory say that it is a member of a cluster.
+    private func openStore(_ logger: Logger) async throws -> (Barrier, RunningMember?) {
+        guard cluster.initialCluster != nil || DataDirectory.isMembers(trimmedDataDir) else {
+            guard !cluster.forceNewCluster else { throw ClusterStartFailure("--force-new-cluster: \(trimmedDataDir) is of no member of a cluster") }
+            return (try await Barrier.open(trimmedDataDir, seal: seal, logger: logger), nil)
+        }
+        return try await RunningMember.open(cluster.settings(name: name, dataDir: trimmedDataDir, seal: seal), logger: logger) {
+            logger.notice("this member has been removed from the cluster: it stops")
+            kill(getpid(), SIGTERM)
+        }
+    }
+
     /// (1) a look at the certificates, which changes nothing, (2) the store, (3) certificates, trail and keys, (4) the servers; each only after
     /// the one it needs, so that a start that is refused leaves nothing behind, and closed in the opposite order.
     private func serve(_ logger: Logger) async throws {
@@ -124,8 +137,8 @@ struct Serve: AsyncParsableCommand {
     ) async throws {
         let group = MultiThreadedEventLoopGroup(numberOfThreads: eventLoops)
         let identity = EtcdService.Identity(
-            clusterID: member?.outcome.cluster ?? clusterID(barrier), memberID: barrier.memberID, name: name,
-            peerURLs: member?.outcome.peerURLs ?? [], clientURLs: [advertiseClientUrls ?? listenClientUrls.url])
+            clusterID: member?.cluster ?? clusterID(barrier), memberID: barrier.memberID, name: name,
+            peerURLs: member?.peerURLs ?? [], clientURLs: [advertiseClientUrls ?? listenClientUrls.url])
         let etcd = EtcdService(
             barrier: barrier, identity: identity, control: ServiceControl(barrier.service), trail: FileTrail(log: audit, now: wallMilliseconds), logger: logger)
         let tls = listenClientUrls.isTLS ? try pki.etcdContext(certificate: certFile, key: keyFile, authority: trustedCaFile) : nil
@@ -185,13 +198,6 @@ struct Serve: AsyncParsableCommand {
     private func clusterID(_ barrier: Barrier) -> UInt64 {
         barrier.keyring.id.bytes.prefix(8).reduce(0) { $0 << 8 | UInt64($1) }
     }
-}
-
-/// An address that cannot be listened on.
-struct ListenFailure: Error, CustomStringConvertible {
-    var url: String
-    var reason: any Error
-    var description: String { "cannot listen on \(url): \(reason)" }
 }
 
 @Sendable func wallMilliseconds() -> UInt64 { UInt64(max(0, Date().timeIntervalSince1970) * 1000) }

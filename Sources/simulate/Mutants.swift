@@ -48,7 +48,7 @@ extension Mutant {
     var world: World {
         switch self {
         case .forwardedAppliedTwice, .deposedAcknowledges, .eventsPublishedTwice, .readBeforeApplied, .appliedIndexAhead, .logCutTooFar,
-             .syncSkipped, .leaseEndsEarly, .keyDestroyedInUse: .store
+             .syncSkipped, .leaseEndsEarly, .keyDestroyedInUse, .wipeSkipped, .graceNeverEnds, .secretOfOtherNamespace, .olderViewAccepted: .store
         default: .raft
         }
     }

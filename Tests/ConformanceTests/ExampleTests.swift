@@ -26,4 +26,15 @@ import Testing
         #expect(run.status == 0, Comment(rawValue: run.text))
         #expect(run.output.contains("Every step held."))
     }
+
+    @Test("a member inside a process of its own: each daemon beside it is killed in turn under a writer and a watch, and nothing is lost",
+          .enabled(if: Program.etcdctl != nil, "etcdctl is not installed"), .timeLimit(.minutes(5)))
+    func embeddedMember() async throws {
+        let example = Program.root.appendingPathComponent("examples/embedded-member/run")
+        let run = try await Program.run(example, environment: [
+            "ONCE": "1", "COFFER_BIN": Program.folder.path, "COFFER_PORT_BASE": "\(Int.random(in: 20_000...29_000))", "COFFER_RUN": ".run/embedded-member-test",
+        ], withinSeconds: 240)
+        #expect(run.status == 0, Comment(rawValue: run.text))
+        #expect(run.output.contains("Every step held."))
+    }
 }

@@ -4,9 +4,11 @@ import Basics
 import EtcdClient
 import EtcdProtocol
 import EtcdServer
+import Logging
 import NIOCore
 import RPC
 import SecretMemory
+import Synchronization
 import Testing
 
 @Suite struct KeyValueTests {
@@ -278,6 +280,28 @@ import Testing
         try await ServedStore.run(trail: RefusingTrail()) { store in
             await #expect(throws: Status(.unavailable, "etcdserver: the audit trail cannot be written")) { try await store.put("k", "v") }
         }
+    }
+
+    private struct Lines: LogHandler {
+        final class Said: Sendable { let lines = Mutex<[String]>([]) }
+        let said: Said
+        var metadata: Logger.Metadata = [:]
+        var logLevel = Logger.Level.error
+        subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+            get { metadata[key] }
+            set { metadata[key] = newValue }
+        }
+        func log(event: LogEvent) { said.lines.withLock { $0.append("\(event.message)") } }
+    }
+    @Test("a trail that fails is told once a second, not once a request")
+    func auditComplaints() async throws {
+        let said = Lines.Said(), began = ContinuousClock.now
+        try await ServedStore.run(trail: RefusingTrail(), logger: Logger(label: "test") { _ in Lines(said: said) }) { store in
+            for _ in 0..<500 { await #expect(throws: Status.self) { try await store.put("k", "v") } }
+        }
+        let seconds = (ContinuousClock.now - began).components.seconds
+        let lines = said.lines.withLock { $0.count { $0 == "the audit trail cannot be written" } }
+        #expect((1...Int(seconds) + 2).contains(lines))
     }
 }
 

@@ -20,15 +20,16 @@ struct ServedStore {
 
     static func run(
         trail: (any AuditTrail)? = nil, authorizer: any Authorizer = OpenAccess(), progressIntervalMilliseconds: Int64 = 600_000,
-        _ body: (ServedStore) async throws -> Void
+        logger: Logger? = nil, _ body: (ServedStore) async throws -> Void
     ) async throws {
         let folder = NSTemporaryDirectory() + "coffer-\(UUID().uuidString)"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         defer { try? FileManager.default.removeItem(atPath: folder) }
         var options = ReplicaService.Options()
         options.disk.segmentBytes = 1 << 20
-        var logger = Logger(label: "test")
-        logger.logLevel = .critical
+        var silent = Logger(label: "test")
+        silent.logLevel = .critical
+        let logger = logger ?? silent
         let barrier = try await Barrier.open(folder + "/data", seal: .keyFile(path: folder + "/seal.key"), options: options, logger: logger)
         let service = EtcdService(
             barrier: barrier, identity: .init(clusterID: 11, memberID: 22, name: "one", clientURLs: ["http://127.0.0.1:2379"]),

@@ -1,5 +1,6 @@
 import Basics
 import Certificates
+import Faults
 import Foundation
 import NIOConcurrencyHelpers
 import NIOCore
@@ -44,6 +45,34 @@ import Testing
             #expect(a.link(to: again)?.droppedMessages == 1)
             await again.transport.shutdown()
         }
+    }
+
+    @Test("a network that stops forwarding without a word is noticed by both sides within seconds, and the connection is made anew when it forwards again",
+          .timeLimit(.minutes(1)))
+    func silence() async throws {
+        let folder = try PeerFolder()
+        let a = try await Node.start(1, "a", folder.issue("a")), b = try await Node.start(2, "b", folder.issue("b"))
+        let proxy = try await TCPProxy.listen(to: b.url.port)
+        a.transport.membersChanged([a.address, PeerAddress(member: b.member, urls: [PeerURL(host: "127.0.0.1", port: proxy.port)])])
+        try await eventually("a is connected") { a.isConnected(to: b) }
+        a.transport.send([message(1)], to: b.member)
+        try await eventually("it hears") { b.receiver.messages == [message(1)] }
+        // Longer than the patience of either: what is idle but alive stays.
+        let connections = a.link(to: b)?.connections, since = ContinuousClock.now
+        try await eventually("time passes") { ContinuousClock.now - since > .milliseconds(PeerLimits.silenceMilliseconds * 3 / 2) }
+        #expect(a.link(to: b)?.connections == connections && a.isConnected(to: b))
+
+        proxy.set(.held)
+        try await eventually("a gives up what is silent") { !a.isConnected(to: b) }
+        #expect(!a.receiver.state.withLock { $0.unreachable.isEmpty }, "who sends is told, so that it probes")
+        try await eventually("b gives it up too") { b.log.text.contains("nothing was heard for") }
+        proxy.set(.open)
+        try await eventually("a is connected again") { a.isConnected(to: b) }
+        a.transport.send([message(2)], to: b.member)
+        try await eventually("it hears again") { b.receiver.messages.last == message(2) }
+        await a.transport.shutdown()
+        await b.transport.shutdown()
+        await proxy.close()
     }
 
     @Test("a slow receiver costs a bounded queue: what does not fit is dropped, and said")

@@ -19,6 +19,8 @@ struct Trio {
         var wasRepaired = false
         var wasReplaced = 0
         var isDown = false
+        /// As its disk has it; `nil`: the others are not asked.
+        var lastRun: UInt64?
     }
     private(set) var now: Int64 = 0
     private var lastTicket: Ticket = 0
@@ -134,6 +136,8 @@ struct Trio {
             case .halt(let reason): slot.node.halted = reason
             case .outOfService(let reason): slot.node.outOfService = reason
             case .repaired: slot.node.wasRepaired = true
+            case .putBack(let reason, let isRepaired): if isRepaired { slot.node.outOfService = reason }
+            case .recognized(let run): slot.node.lastRun = run
             case .replaced: slot.node.wasReplaced += 1
             case .written, .keysChanged, .compacted, .standing, .membersChanged: break
             }

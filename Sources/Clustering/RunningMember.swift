@@ -1,18 +1,19 @@
-import Barrier
+package import Barrier
 import Basics
 import Certificates
 import Foundation
-import Logging
+package import Logging
 import MVCC
 import NIOCore
 import NIOPosix
 import Peers
 import ReplicaService
+import Sealing
 import Synchronization
 
-/// What a member of a cluster has running beside its store.
-final class RunningMember: Sendable {
-    let outcome: ClusterStart.Outcome
+/// What a member of a cluster has running beside its store: the way to its peers.
+package final class RunningMember: Sendable {
+    private let outcome: ClusterStart.Outcome
     private let transport: PeerTransport
     private let lane: ReplicaLane
     private let responder: SeedResponder
@@ -20,14 +21,17 @@ final class RunningMember: Sendable {
     private let logger: Logger
     private let publishing = Mutex<Task<Void, Never>?>(nil)
 
-    init(
+    private init(
         outcome: ClusterStart.Outcome, transport: PeerTransport, lane: ReplicaLane, responder: SeedResponder, group: MultiThreadedEventLoopGroup, logger: Logger
     ) {
         self.outcome = outcome; self.transport = transport; self.lane = lane; self.responder = responder; self.group = group; self.logger = logger
     }
 
+    package var cluster: UInt64 { outcome.cluster }
+    package var peerURLs: [String] { outcome.peerURLs }
+
     /// Tells the cluster who this member is and where its clients reach it; tries until it is heard.
-    func publish(name: String, clientURLs: [String], by barrier: Barrier) {
+    package func publish(name: String, clientURLs: [String], by barrier: Barrier) {
         let member = outcome.member
         let task = Task { [logger] in
             while !Task.isCancelled {
@@ -46,7 +50,7 @@ final class RunningMember: Sendable {
     }
 
     /// A leader that goes says so, which spares the others an election timeout.
-    func handOver(_ barrier: Barrier) async {
+    package func handOver(_ barrier: Barrier) async {
         publishing.withLock { $0?.cancel() }
         let status = barrier.status()
         guard status.leader == status.member else { return }
@@ -55,7 +59,7 @@ final class RunningMember: Sendable {
         try? await barrier.service.transferLeadership(to: next.id)
     }
 
-    func stop() async {
+    package func stop() async {
         publishing.withLock { $0?.cancel() }
         responder.stop()
         await transport.shutdown()
@@ -63,23 +67,22 @@ final class RunningMember: Sendable {
     }
 }
 
-extension Serve {
-    /// Alone, unless the flags or the data directory say that it is a member of a cluster.
-    func openStore(_ logger: Logger) async throws -> (Barrier, RunningMember?) {
-        guard cluster.initialCluster != nil || DataDirectory.isMembers(trimmedDataDir) else {
-            guard !cluster.forceNewCluster else { throw ClusterStartFailure("--force-new-cluster: \(trimmedDataDir) is of no member of a cluster") }
-            return (try await Barrier.open(trimmedDataDir, seal: seal, logger: logger), nil)
-        }
-        let security = try PeerSecurity(cluster.files()), identity = security.current.identity
+extension RunningMember {
+    /// Opens the store in `settings.dataDir` as a member of a cluster, and returns when it has caught up with a leader.
+    /// `whenRemoved` is called once, when the cluster has removed it.
+    package static func open(
+        _ settings: MemberSettings, logger: Logger, whenRemoved: @escaping @Sendable () -> Void
+    ) async throws -> (Barrier, RunningMember) {
+        let security = try PeerSecurity(settings.security), identity = security.current.identity
         guard identity.isMember else { throw ClusterStartFailure("\(security.files.certificate) is no member's certificate: cofferctl certificates members makes them") }
-        guard identity.commonName == name else {
-            throw ClusterStartFailure("\(security.files.certificate) is the certificate of member '\(identity.commonName)'; --name says '\(name)'")
+        guard identity.commonName == settings.name else {
+            throw ClusterStartFailure("\(security.files.certificate) is the certificate of member '\(identity.commonName)'; --name says '\(settings.name)'")
         }
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
-        let transport = PeerTransport(identity: PeerIdentity(name: name), security: security, group: group, logger: logger)
-        let responder = SeedResponder(dataDir: trimmedDataDir, initial: try cluster.initial(), transport: transport)
+        let transport = PeerTransport(identity: PeerIdentity(name: settings.name), security: security, group: group, logger: logger)
+        let responder = SeedResponder(dataDir: settings.dataDir, initial: settings.initial, transport: transport)
         do {
-            return try await openMember(transport, responder, group, logger)
+            return try await open(settings, transport, responder, group, logger, whenRemoved)
         } catch {
             await transport.shutdown()
             try? await group.shutdownGracefully()
@@ -87,32 +90,28 @@ extension Serve {
         }
     }
 
-    private func openMember(
-        _ transport: PeerTransport, _ responder: SeedResponder, _ group: MultiThreadedEventLoopGroup, _ logger: Logger
+    private static func open(
+        _ settings: MemberSettings, _ transport: PeerTransport, _ responder: SeedResponder, _ group: MultiThreadedEventLoopGroup, _ logger: Logger,
+        _ whenRemoved: @escaping @Sendable () -> Void
     ) async throws -> (Barrier, RunningMember) {
-        let start = ClusterStart(
-            options: cluster, name: name, dataDir: trimmedDataDir, transport: transport, group: group, responder: responder, logger: logger)
         transport.attach(responder: responder)
-        let own = try cluster.urls(cluster.initialAdvertisePeerUrls, of: "--initial-advertise-peer-urls")
-            ?? cluster.initial()?[name]?.peerURLs.compactMap { text in try? PeerURL(text) } ?? []
-        let listening = try cluster.urls(cluster.listenPeerUrls, of: "--listen-peer-urls") ?? own
+        let own = settings.advertised ?? settings.own?.peerURLs.compactMap { text in try? PeerURL(text) } ?? []
+        let listening = settings.listening ?? own
         guard !listening.isEmpty else { throw ClusterStartFailure("--listen-peer-urls: where should this member listen for the others?") }
         for url in listening {
             do { _ = try await transport.listen(on: [url]) } catch { throw ListenFailure(url: url.description, reason: error) }
         }
-        let outcome = try await start.settle()
-        try checkSharedSeal(outcome)
+        let outcome = try await ClusterStart(settings: settings, transport: transport, eventLoop: group.next(), logger: logger).settle()
+        try checkSharedSeal(settings, outcome)
+        let name = settings.name
         transport.identify(PeerIdentity(name: name, cluster: outcome.cluster, member: outcome.member, peerURLs: outcome.peerURLs))
         let lane = ReplicaLane(transport: transport, eventLoop: group.next(), logger: logger)
-        lane.whenRemoved {
-            logger.notice("this member has been removed from the cluster: it stops")
-            kill(getpid(), SIGTERM)
-        }
+        lane.whenRemoved(whenRemoved)
         var options = ReplicaService.Options()
-        options.tickMilliseconds = Int64(cluster.heartbeatInterval)
-        options.electionTicks = cluster.electionTimeout / cluster.heartbeatInterval
+        options.tickMilliseconds = Int64(settings.heartbeatMilliseconds)
+        options.electionTicks = settings.electionMilliseconds / settings.heartbeatMilliseconds
         let barrier = try await Barrier.open(
-            trimmedDataDir, seal: seal, founding: outcome.founding, cluster: outcome.opening, lane: lane, options: options, logger: logger
+            settings.dataDir, seal: settings.seal, founding: outcome.founding, cluster: outcome.opening, lane: lane, options: options, logger: logger
         ) { keyring, service in
             transport.identify(PeerIdentity(name: name, cluster: outcome.cluster, member: outcome.member, keyring: keyring, peerURLs: outcome.peerURLs))
             lane.attach(service)
@@ -122,9 +121,9 @@ extension Serve {
     }
 
     /// The members of a cluster open one seal: a key file that each made for itself would open nothing but its own.
-    private func checkSharedSeal(_ outcome: ClusterStart.Outcome) throws {
+    private static func checkSharedSeal(_ settings: MemberSettings, _ outcome: ClusterStart.Outcome) throws {
         guard let founding = outcome.founding, founding.sealFile == nil, case .bootstrap(let members) = outcome.opening, members.count > 1,
-              case .keyFile(let path) = seal, !FileManager.default.fileExists(atPath: path) else { return }
+              case .keyFile(let path) = settings.seal, !FileManager.default.fileExists(atPath: path) else { return }
         throw ClusterStartFailure("the key file \(path) is not there. All members need the same: (umask 277; head -c 32 /dev/urandom > FILE), then a copy for each")
     }
 }

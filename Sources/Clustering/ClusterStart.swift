@@ -1,22 +1,12 @@
 import ArgumentParser
 import Barrier
 import Basics
-import Certificates
 import Foundation
 import Logging
 import MVCC
 import NIOCore
-import NIOPosix
 import Peers
 import ReplicaService
-import Sealing
-import Synchronization
-
-/// Why a member does not start. Nothing was changed then.
-struct ClusterStartFailure: Error, CustomStringConvertible {
-    var description: String
-    init(_ description: String) { self.description = description }
-}
 
 /// How a member of a cluster comes up.
 ///
@@ -28,12 +18,9 @@ struct ClusterStartFailure: Error, CustomStringConvertible {
 ///
 /// Invariant: a member's directory is laid down with its id before its first message is sent.
 struct ClusterStart {
-    let options: ClusterOptions
-    let name: String
-    let dataDir: String
+    let settings: MemberSettings
     let transport: PeerTransport
-    let group: any EventLoopGroup
-    let responder: SeedResponder
+    let eventLoop: any EventLoop
     let logger: Logger
 
     struct Outcome {
@@ -45,16 +32,17 @@ struct ClusterStart {
         var peerURLs: [String]
     }
 
-    private var eventLoop: any EventLoop { group.next() }
+    private var name: String { settings.name }
+    private var dataDir: String { settings.dataDir }
     private static let askAgainMilliseconds = 200
     private static let sayAgainSeconds: Double = 5
 
     /// Steps 2 to 4.
     func settle() async throws -> Outcome {
-        let advertised = try options.urls(options.initialAdvertisePeerUrls, of: "--initial-advertise-peer-urls")?.map(\.description)
+        let advertised = settings.advertised?.map(\.description)
         if let occupant = try DataDirectory.occupant(of: dataDir) { return try restart(occupant, advertised) } // (2)
-        guard !options.forceNewCluster else { throw ClusterStartFailure("--force-new-cluster: \(dataDir) holds no member's data") }
-        guard let initial = try options.initial() else { throw ClusterStartFailure("--initial-cluster is missing, and \(dataDir) is no member's yet") }
+        guard !settings.forceNewCluster else { throw ClusterStartFailure("--force-new-cluster: \(dataDir) holds no member's data") }
+        guard let initial = settings.initial else { throw ClusterStartFailure("--initial-cluster is missing, and \(dataDir) is no member's yet") }
         guard let me = initial[name] else {
             throw ClusterStartFailure("--name \(name) is not in --initial-cluster, which has \(initial.members.map(\.name).sorted().joined(separator: ", "))")
         }
@@ -62,7 +50,7 @@ struct ClusterStart {
         guard Set(urls) == Set(me.peerURLs) else {
             throw ClusterStartFailure("--initial-cluster has \(name)=\(me.peerURLs.joined(separator: ",")), --initial-advertise-peer-urls \(urls.joined(separator: ","))")
         }
-        switch options.initialClusterState {
+        switch settings.beginning {
         case .new: return try await found(initial, me)
         case .existing: return try await join(initial, me)
         }
@@ -73,14 +61,14 @@ struct ClusterStart {
             throw ClusterStartFailure("\(dataDir) is of a store that was started alone, without --initial-cluster: it is no member of a cluster")
         }
         guard owner == name else { throw ClusterStartFailure("\(dataDir) belongs to member '\(owner)' of cluster \(String(cluster, radix: 16)); --name says '\(name)'") }
-        let initial = try options.initial()
-        if let initial, options.initialClusterState == .new, initial[name]?.id == occupant.member, initial.clusterID != cluster {
+        let initial = settings.initial
+        if let initial, settings.beginning == .new, initial[name]?.id == occupant.member, initial.clusterID != cluster {
             throw ClusterStartFailure(
                 "\(dataDir) belongs to cluster \(String(cluster, radix: 16)), --initial-cluster and its token describe cluster \(String(initial.clusterID, radix: 16))")
         }
         let urls = advertised ?? initial?[name]?.peerURLs ?? []
         var opening = ClusterOpening.join
-        if options.forceNewCluster {
+        if settings.forceNewCluster {
             opening = .forceNew(ClusterMember(id: occupant.member, name: name, peerURLs: urls))
         } else if let initial, initial.clusterID == cluster {
             opening = .bootstrap(Self.founders(initial)) // stopped before the cluster was founded; passed over otherwise
@@ -183,50 +171,6 @@ struct ClusterStart {
                 logger.notice("not yet a member", metadata: ["reason": "\(reason)"])
             }
             try await Task.sleep(for: .milliseconds(Self.askAgainMilliseconds))
-        }
-    }
-}
-
-/// Answers peers: before the store is open with the seal file, if it is there, and afterwards with who is in the cluster, too.
-final class SeedResponder: PeerResponder {
-    static let mismatch = "another initial cluster"
-    static let tookPart = "a member of that name took part before"
-    private struct State { var service: ReplicaService?; var cluster: UInt64 = 0 }
-    private let dataDir: String
-    private let fingerprint: Bytes?
-    private let transport: PeerTransport
-    private let state = Mutex(State())
-
-    init(dataDir: String, initial: InitialCluster?, transport: PeerTransport) {
-        self.dataDir = dataDir
-        self.transport = transport
-        fingerprint = initial?.fingerprint
-    }
-    func serve(_ service: ReplicaService, cluster: UInt64) { state.withLock { $0 = State(service: service, cluster: cluster) } }
-    func stop() { state.withLock { $0.service = nil } }
-
-    func respond(to request: PeerRequest, from peer: PeerGreeting) async throws -> Bytes {
-        switch request {
-        case .sealFile(let bootstrap):
-            if !bootstrap.isEmpty, let fingerprint, bootstrap != fingerprint {
-                throw PeerRequestRefused("\(Self.mismatch): --initial-cluster or --initial-cluster-token differ from those this member was started with")
-            }
-            // Who founds has no directory: if it was started before, it lost one. (One that joins is known by its id and address.)
-            if !bootstrap.isEmpty, members().contains(where: { $0.name == peer.name && $0.tookPart }) { throw PeerRequestRefused(Self.tookPart) }
-            guard let file = try DataDirectory.sealFile(of: dataDir) else { throw PeerRequestRefused("this member has no seal file yet") }
-            return file
-        case .facts:
-            let (service, cluster) = state.withLock { ($0.service, $0.cluster) }
-            guard let service else { throw PeerRequestRefused("this member has not started yet") }
-            let status = service.status()
-            return PeerFacts(cluster: cluster, member: status.member, leader: status.leader, members: members()).encode()
-        }
-    }
-
-    /// None before the store is open.
-    private func members() -> [PeerFacts.Member] {
-        (state.withLock { $0.service }?.members() ?? []).map {
-            .init(id: $0.id, name: $0.name, peerURLs: $0.peerURLs, clientURLs: $0.clientURLs, isLearner: $0.isLearner, wasHeard: transport.hasHeard($0.id))
         }
     }
 }
