@@ -1,4 +1,3 @@
-package import Basics
 package import NodeProtocol
 
 /// What is to be done now, what to say of each pod, and when to look again.
@@ -37,8 +36,7 @@ package func consumers(in view: DesiredState, at now: NodeTime) -> [DesiredPod] 
 extension DesiredPod {
     package func isConsumer(at serverMilliseconds: Int64) -> Bool {
         guard phase != .succeeded, phase != .failed else { return false }
-        guard let deadline = graceDeadlineMilliseconds else { return true }
-        return serverMilliseconds < deadline || Mutant.isActive(.graceNeverEnds)
+        return isWithinGrace(at: serverMilliseconds)
     }
     fileprivate func accepts(_ record: VolumeRecord) -> Bool { record.namespace == namespace && record.podName == name }
 }

@@ -128,3 +128,11 @@ package struct SyncView: Sendable {
     /// nothing new is made of it until a server tells its state again.
     package mutating func disconnect() { isConnected = false }
 }
+
+extension DesiredPod {
+    /// One that is not being deleted is.
+    func isWithinGrace(at serverMilliseconds: Int64) -> Bool {
+        guard let deadline = graceDeadlineMilliseconds else { return true }
+        return serverMilliseconds < deadline || Mutant.isActive(.graceNeverEnds)
+    }
+}

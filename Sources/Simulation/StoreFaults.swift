@@ -1,0 +1,194 @@
+import Basics
+import MVCC
+import Raft
+import Replica
+import WriteAheadLog
+
+/// What can go wrong beside a member's power and network (`Mishap`).
+enum StoreMishap: UInt8, CaseIterable, Sendable {
+    /// A node's agent ends, and starts again later.
+    case killAgent
+    /// It ends in the middle of the next thing it does; or only that fails, and is tried again.
+    case interruptAgent, failWork
+    /// A node and the members do not hear each other.
+    case cutNode
+    /// A node starts anew, with nothing.
+    case bootNode
+    /// Someone sets a member's calendar, forwards or back.
+    case setClock
+    /// A bit of a member's acknowledged log turns over, and it starts again.
+    case rotLog
+    /// A record turns out not to open, while the member is at work.
+    case rotRecord
+    /// No room is left but what is set aside.
+    case fillDisk
+    /// Syncs take seconds; the member itself goes on.
+    case stickDisk
+}
+
+/// How hard a run of whole members is tried, beside `FaultProfile`. Drawn from the seed.
+struct StoreProfile: Sendable {
+    var nodes: Int
+    /// Milliseconds at most; 0: never.
+    var mishapEvery: Int
+    var mishaps: [StoreMishap]
+    var changeEvery: Int
+
+    init(_ chance: inout Chance) {
+        nodes = chance.pick([0, 1, 2, 2])
+        mishapEvery = chance.pick([0, 1_000, 3_000, 8_000])
+        mishaps = StoreMishap.allCases.filter { _ in chance.below(3) > 0 }
+        if mishaps.isEmpty { mishaps = [.interruptAgent] }
+        changeEvery = chance.pick([0, 0, 1_500, 5_000])
+    }
+}
+
+extension StoreWorld {
+    mutating func sufferAtRandom() {
+        guard healedAt == nil else { return }
+        queue.schedule(.storeMishap, at: now + UInt32(storeChance.among(1...storeProfile.mishapEvery)))
+        let mishap = storeChance.pick(storeProfile.mishaps), number = storeChance.below(members.count)
+        if ledger.admits() { suffer(mishap, number) }
+    }
+
+    mutating func suffer(_ mishap: StoreMishap, _ number: Int) {
+        let outage = UInt32(20 + storeChance.below(profile.outageMax)), node = fleet.nodes.isEmpty ? nil : storeChance.below(fleet.nodes.count)
+        let member = members[number], extent = storeChance.below(12), jump = Int64(storeChance.among(-4_000...4_000))
+        show(number) { "suffers \(mishap)" }
+        switch mishap {
+        case .killAgent: if let node, fleet.nodes[node].isUp { stopAgent(node) }
+        case .interruptAgent: if let node { fleet.nodes[node].interruption = (extent, .crash) }
+        case .failWork: if let node { fleet.nodes[node].interruption = (extent, .failure) }
+        case .cutNode:
+            guard let node, !fleet.nodes[node].isCut else { return }
+            fleet.nodes[node].isCut = true
+            queue.schedule(.nodeHeals(Int32(node)), at: now + 4 * outage)
+        case .bootNode:
+            guard let node, fleet.nodes[node].isUp else { return }
+            fleet.nodes[node].boot(now, clockOffset: Int64(storeChance.below(1_000)))
+            stopAgent(node)
+        case .setClock: member.wallOffset = jump
+        case .rotLog:
+            guard canRot(number), member.disk.rot(&storeChance) else { return }
+            member.isRotten = true
+            crash(number)
+        case .rotRecord:
+            guard canRot(number), member.replica.raft.leader != nil, !member.replica.store.members.alarms.contains(where: { $0.kind != .noSpace }) else { return }
+            beginAnew(member)
+        case .fillDisk:
+            guard member.isUp, !member.isSpaceShort else { return }
+            setSpace(number, isShort: true)
+            queue.schedule(.spaceIsBack(Int32(number)), at: now + 2 * outage)
+        case .stickDisk: member.stuckUntil = max(member.stuckUntil, now + outage)
+        }
+    }
+
+    mutating func setSpace(_ number: Int, isShort: Bool) {
+        members[number].isSpaceShort = isShort
+        step(number, .space(isShort: isShort))
+    }
+
+    // MARK: - Damage
+
+    /// One at a time, and only where enough others are left that hold everything: else what was acknowledged would be lost, rightly.
+    private func canRot(_ number: Int) -> Bool {
+        let present = currentMembers
+        guard present.contains(number), members[number].isUp, !isPaused(number) else { return false }
+        let table = members[number].replica.store.members.members
+        return present.allSatisfy { members[$0].repairers == nil && !members[$0].isRotten } && StoreMember.canRepair(members[number].id, among: table)
+            && StoreMember.canRepair(members[number].id, among: newestTable.members)
+    }
+
+    private mutating func beginAnew(_ member: StoreMember) {
+        show(member.number) { "finds a record that does not open, and begins anew" }
+        clients.abandon(at: member.number)
+        do { try member.beginAnew(seed: tickChance.next(), now) } catch { model.fail(.recovery, "member \(member.number + 1) cannot begin anew: \(error)") }
+    }
+
+    /// A start that found damage: everything is discarded, and fetched from the others.
+    mutating func repairs(_ member: StoreMember, _ error: any Error) -> Bool {
+        let helpers = member.salvagedMembers()
+        guard member.isRotten, error is LogDamage, StoreMember.canRepair(member.id, among: helpers) else {
+            model.fail(.recovery, "member \(member.number + 1) cannot start again: \(error)")
+            return false
+        }
+        show(member.number) { "finds that \(error), and begins anew" }
+        member.discard(helpers)
+        do {
+            guard try member.restart(seed: tickChance.next(), now) == nil else { return false }
+            return true
+        } catch {
+            model.fail(.recovery, "member \(member.number + 1) cannot begin anew: \(error)")
+            return false
+        }
+    }
+
+    mutating func healNodes() {
+        for number in fleet.nodes.indices {
+            fleet.nodes[number].isCut = false
+            fleet.nodes[number].interruption = nil
+            if !fleet.nodes[number].isUp { queue.schedule(.agentStarts(Int32(number)), at: now + 50) }
+        }
+    }
+}
+
+// MARK: - Membership
+
+extension StoreWorld {
+    static let operatorClient = 1_001
+    /// The table of whoever has applied most.
+    var newestTable: MemberTable {
+        var newest: StoreMember?
+        for member in members where member.isStarted && !member.isRetired {
+            if let other = newest, other.replica.store.appliedIndex >= member.replica.store.appliedIndex { continue }
+            newest = member
+        }
+        return newest?.replica.store.members ?? MemberTable()
+    }
+    /// By number. The founders, as long as nobody wrote them down.
+    var currentMembers: [Int] {
+        let table = newestTable.members
+        return table.isEmpty ? members.indices.filter { members[$0].isStarted } : table.map { Int($0.id.rawValue) - 1 }
+    }
+
+    /// Members that were added are started; those that were removed end for good once another one leads.
+    mutating func reviewMembers() {
+        let table = newestTable
+        for member in members {
+            if !member.isStarted, table[member.id] != nil {
+                member.isStarted = true
+                queue.schedule(.restart(Int32(member.number)), at: now + UInt32(storeChance.among(10...2_000)))
+            }
+            let isLed = members.contains { $0.isUp && $0.id != member.id && $0.replica.isLeader && $0.replica.store.members.removed.contains(member.id) }
+            guard !member.isRetired, isLed else { continue }
+            show(member.number) { "is a member no more" }
+            member.forget()
+            member.isRetired = true
+            clients.abandon(at: member.number)
+        }
+    }
+
+    /// Adds, promotes and removes, one after another.
+    mutating func operate() {
+        guard healedAt == nil else { return }
+        queue.schedule(.operate, at: now + UInt32(storeChance.among(1...2 * storeProfile.changeEvery)))
+        reviewMembers()
+        let number = storeChance.below(members.count), choice = storeChance.below(100), other = storeChance.below(members.count)
+        guard clients.hasDomain, !clients.isBusy(Self.operatorClient), members[number].isUp, !isPaused(number) else { return }
+        let table = newestTable, voters = table.members.filter { !$0.isLearner }
+        let step: MemberStep
+        switch choice {
+        case 0..<40:
+            guard let spare = members.first(where: { !$0.isStarted && table[$0.id] == nil && !table.removed.contains($0.id) }) else { return }
+            step = .add(ClusterMember(id: spare.id, name: "m\(spare.id.rawValue)", peerURLs: ["https://m\(spare.id.rawValue)"], isLearner: choice < 30))
+        case 40..<75:
+            guard let learner = table.members.first(where: \.isLearner), !table.hasAlarm(.repairing, of: learner.id) else { return }
+            step = .promote(learner.id)
+        default:
+            guard let member = table[members[other].id], member.isLearner || voters.count >= 3 else { return }
+            step = .remove(member.id)
+        }
+        show(number) { "is asked to \(step)" }
+        propose(.member(.change([step])), Self.operatorClient, number, .other)
+    }
+}
