@@ -13,6 +13,10 @@ package struct JSONPatch: Sendable, Equatable {
     package var operations: [Operation]
     /// Each copies or shifts up to the whole document.
     static let operationsMax = 10_000
+    /// Kubernetes' bound on what copies may add up to: each can double the document.
+    static let copiedBytesMax = 3 << 20
+    /// Members and elements on the operations' paths: each operation may touch all of them.
+    static let touchedMax = 2_000_000
 
     /// `json` as parsed with `SecretPlace.patchOperations`: strings in values become ordinary ones where their path is no secret's.
     package init(_ json: JSONValue) throws(MalformedDocument) {
@@ -46,9 +50,12 @@ package struct JSONPatch: Sendable, Equatable {
         }
     }
 
+    /// Never larger than document, patch and `copiedBytesMax` together, and never deeper than the parser reads.
     package func applied(to document: JSONValue) throws(PatchError) -> JSONValue {
-        var result = document
+        var result = document, copiedBytes = 0, touched = 0
         for operation in operations {
+            touched += operation.paths.reduce(0) { $0 + result.width(along: $1) }
+            guard touched <= Self.touchedMax else { throw .tooMuch }
             switch operation {
             case .add(let path, let value): try result.add(value, at: path)
             case .remove(let path): _ = try result.remove(at: path)
@@ -59,9 +66,14 @@ package struct JSONPatch: Sendable, Equatable {
             case .move(let from, let path):
                 guard !path.isInside(from) else { throw PatchError("move: \"\(path)\" lies inside of \"\(from)\"", isUnprocessable: true) }
                 let value = try result.remove(at: from)
+                touched += value.approximateBytes / 8  // it is looked through
+                guard touched <= Self.touchedMax else { throw .tooMuch }
                 try result.add(try value.carried(from: from, to: path), at: path)
             case .copy(let from, let path):
-                try result.add(try (try result.value(at: from)).carried(from: from, to: path), at: path)
+                let value = try result.value(at: from)
+                copiedBytes += value.approximateBytes
+                guard copiedBytes <= Self.copiedBytesMax else { throw .tooMuch }
+                try result.add(try value.carried(from: from, to: path), at: path)
             case .test(let path, let value):
                 guard try result.value(at: path).isEqualAsJSON(to: value) else {
                     throw PatchError("the server rejected our request due to an error in our request: testing path \"\(path)\" failed", isUnprocessable: true)
@@ -69,6 +81,16 @@ package struct JSONPatch: Sendable, Equatable {
             }
         }
         return result
+    }
+}
+
+extension JSONPatch.Operation {
+    /// What it reads or changes.
+    fileprivate var paths: [JSONPointer] {
+        switch self {
+        case .add(let path, _), .remove(let path), .replace(let path, _), .test(let path, _): [path]
+        case .move(let from, let path), .copy(let from, let path): [from, path]
+        }
     }
 }
 
@@ -136,8 +158,51 @@ extension JSONValue {
         return value
     }
 
+    /// Members and elements beside the path, as far as it leads.
+    fileprivate func width(along path: JSONPointer) -> Int {
+        var value = self, total = 0
+        for token in path.tokens {
+            switch value {
+            case .object(let object):
+                total += object.count
+                guard let child = object[token] else { return total }
+                value = child
+            case .array(let elements):
+                total += elements.count
+                guard let index = JSONPointer.index(token, max: elements.count - 1) else { return total }
+                value = elements[index]
+            default: return total
+            }
+        }
+        return total
+    }
+
+    /// Levels of objects and arrays; what is deeper than the parser reads counts as that.
+    private func depth(atMost most: Int = JSONParser.depthMax + 1) -> Int {
+        guard most > 0 else { return 0 }
+        return switch self {
+        case .array(let elements): 1 + (elements.lazy.map { $0.depth(atMost: most - 1) }.max() ?? 0)
+        case .object(let object): 1 + (object.members.lazy.map { $0.value.depth(atMost: most - 1) }.max() ?? 0)
+        default: 0
+        }
+    }
+
+    /// As it would be written, about.
+    fileprivate var approximateBytes: Int {
+        switch self {
+        case .array(let elements): elements.reduce(8) { $0 + $1.approximateBytes }
+        case .object(let object): object.members.reduce(8) { $0 + $1.key.utf8.count + $1.value.approximateBytes }
+        case .string(let text): 8 + text.utf8.count
+        case .secret(let value), .secretText(let value): 8 + value.count
+        case .null, .bool, .integer, .double: 8
+        }
+    }
+
     fileprivate mutating func add(_ value: JSONValue, at path: JSONPointer) throws(PatchError) {
         guard let last = path.tokens.last else { self = value; return }
+        guard path.tokens.count + value.depth() <= JSONParser.depthMax else {
+            throw PatchError("the document would be nested deeper than \(JSONParser.depthMax) levels", isUnprocessable: true)
+        }
         try change(path.tokens.dropLast()[...], path) { (parent) throws(PatchError) in
             switch parent {
             case .object(var object):
@@ -255,6 +320,7 @@ extension JSONValue {
 }
 
 extension PatchError {
+    fileprivate static let tooMuch = PatchError("the JSON patch makes too much of the object", isUnprocessable: true)
     fileprivate static func missing(_ path: JSONPointer) -> PatchError {
         PatchError("the server rejected our request due to an error in our request: path \"\(path)\" does not exist", isUnprocessable: true)
     }

@@ -101,6 +101,43 @@ import Testing
         #expect(text(of: try within.applied(to: Self.secret()).at("data", "b")?.secretValue) == "secret")
     }
 
+    private func applied(_ operations: [String], to document: String = #"{"s":{"x":{"a":1}}}"#) throws -> JSONValue {
+        let patch = try JSONPatch(JSONValue(parsing: "[" + operations.joined(separator: ",") + "]", secrets: .patchOperations))
+        return try patch.applied(to: JSONValue(parsing: document))
+    }
+
+    @Test("no sequence of operations nests an object deeper than the parser reads it again")
+    func depthIsBounded() throws {
+        let level = [#"{"op":"add","path":"/s/n","value":{}}"#, #"{"op":"move","from":"/s/x","path":"/s/n/x"}"#, #"{"op":"move","from":"/s/n","path":"/s/x"}"#]
+        // The document, "s" and "x" are three levels; the last one is made while "n" holds it: one more each.
+        let deep = try applied((0..<125).flatMap { _ in level })
+        #expect(try JSONValue(parsing: deep.encodedString(.compact)) == deep)
+        for levels in [126, 3_000] { #expect(throws: PatchError.self) { try applied((0..<levels).flatMap { _ in level }) } }
+        // A hundred levels at a time, which would end the stack of whoever walks them.
+        let tower = String(repeating: #"{"a":"#, count: 100) + "1" + String(repeating: "}", count: 100), top = String(repeating: "/a", count: 99)
+        let step = [#"{"op":"add","path":"/s/n","value":\#(tower)}"#, #"{"op":"move","from":"/s/x","path":"/s/n\#(top)/x"}"#, level[2]]
+        #expect(throws: PatchError.self) { try applied((0..<200).flatMap { _ in step }) }
+    }
+
+    @Test("copies add up to a bound: they cannot double an object again and again")
+    func copiesAreBounded() throws {
+        var operations: [String] = []
+        for index in 0..<60 { operations.append(#"{"op":"copy","from":"/s","path":"/s/k\#(index)"}"#) }
+        #expect(throws: PatchError.self) { try applied(operations) }
+        #expect(throws: Never.self) { try applied(Array(operations.prefix(8))) }
+    }
+
+    @Test("many operations on large objects are refused before they take long")
+    func workIsBounded() throws {
+        let members = (0..<20_000).map { #""k\#($0)":0"# }.joined(separator: ",")
+        let document = #"{"s":{\#(members)}}"#
+        let replaced = [String](repeating: #"{"op":"replace","path":"/s/k5","value":1}"#, count: 10_000)
+        #expect(throws: PatchError.self) { try applied(replaced, to: document) }
+        #expect(try applied(Array(replaced.prefix(20)), to: document)["s"]?["k5"] == 1)
+        let moved = (0..<10_000).map { $0 % 2 == 0 ? #"{"op":"move","from":"/s","path":"/t"}"# : #"{"op":"move","from":"/t","path":"/s"}"# }
+        #expect(throws: PatchError.self) { try applied(moved, to: document) }
+    }
+
     @Test("illegal base64 for data is refused without quoting it")
     func illegalBase64() throws {
         let error = #expect(throws: MalformedDocument.self) {
