@@ -16,9 +16,11 @@ enum RequestTarget: Equatable {
 
     init(method: String, path: String, isWatch: Bool) throws(Status) {
         var segments: [String] = []
-        for segment in path.drop(while: { $0 == "/" }).trimmingSuffix(while: { $0 == "/" }).split(separator: "/", omittingEmptySubsequences: false) {
-            // Skipped, `DELETE …/namespaces//secrets` would be about a namespace of that name.
-            guard !segment.isEmpty || path.allSatisfy({ $0 == "/" }) else { throw .noSuchPath }
+        var trimmed = path.drop { $0 == "/" }
+        while trimmed.last == "/" { trimmed.removeLast() }
+        // Skipped, an empty word would make `DELETE …/namespaces//secrets` be about a namespace of that name.
+        guard !trimmed.contains("//") else { throw .noSuchPath }
+        for segment in trimmed.split(separator: "/") {
             guard let decoded = PercentEncoding.decode(segment), decoded != ".", decoded != ".." else { throw .badRequest("the path cannot be read") }
             segments.append(decoded)
         }

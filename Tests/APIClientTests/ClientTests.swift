@@ -92,6 +92,10 @@ import Testing
     @Test("paths and queries are encoded")
     func targets() {
         #expect(APIClient.path(.secrets, namespace: "ns", name: "a/../b") == "/api/v1/namespaces/ns/secrets/a%2F..%2Fb")
+        for (namespace, name) in [("ns", ""), ("ns", ".."), ("ns", "."), ("", "a"), ("..", "a"), ("ns", "a\0b")] {
+            #expect(throws: ConnectionFailure.self) { try APIClient.objectPath(.secrets, namespace: namespace, name: name) }
+        }
+        #expect(try APIClient.objectPath(.nodes, namespace: "", name: "n") == "/api/v1/nodes/n")
         #expect(APIClient.path(.secrets, namespace: nil) == "/api/v1/secrets")
         #expect(APIClient.path(.nodes, namespace: "ns", name: "n", subresource: "status") == "/api/v1/nodes/n/status")
         var request = APIRequest(.get, "/x")

@@ -17,12 +17,19 @@ import Testing
         ("PATCH", "/api/v1/namespaces/a/pods/b/status", "patch pods a b/status"), ("GET", "/api/v1/namespaces", "list namespaces  "),
         ("DELETE", "/api/v1/namespaces/a", "delete namespaces  a"), ("GET", "/api/v1/namespaces/a/status", "get namespaces  a/status"),
         ("PUT", "/api/v1/nodes/n/status", "update nodes  n/status"), ("DELETE", "/api/v1/namespaces/a/secrets", "deletecollection secrets a "),
-        ("GET", "/api/v1/nodes//n/", "get nodes  n"), ("GET", "/api/v1/namespaces/a%2Db/secrets", "list secrets a-b "),
+        ("GET", "/api/v1/nodes/n/", "get nodes  n"), ("GET", "/api/v1/namespaces/a%2Db/secrets", "list secrets a-b "),
     ])
     func meaning(method: String, path: String, meaning: String) throws {
         let target = try target(method, path)
         let name = target.name + (target.subresource.isEmpty ? "" : "/" + target.subresource)
         #expect("\(target.verb.rawValue) \(target.type.plural) \(target.namespace) \(name)" == meaning)
+    }
+
+    @Test("an empty word within a path names nothing, and is not skipped", arguments: [
+        "/api/v1/nodes//n", "/api/v1/namespaces//secrets", "/api/v1/namespaces//secrets/a",
+    ])
+    func emptyWords(path: String) {
+        #expect(throws: Status.noSuchPath) { try RequestTarget(method: "DELETE", path: path, isWatch: false) }
     }
 
     @Test("a watch is a list or a get that goes on")
