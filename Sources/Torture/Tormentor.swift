@@ -156,7 +156,8 @@ struct Tormentor {
         let files = (FileManager.default.enumerator(atPath: folder)?.compactMap { $0 as? String } ?? []).filter { name in
             name.hasPrefix("log/") || name.contains("records")
         }.map { folder + "/" + $0 }.filter { path in
-            ((try? FileManager.default.attributesOfItem(atPath: path)[.size] as? Int) ?? 0) > 0 && !(path as NSString).lastPathComponent.hasPrefix("lock")
+            let attributes = try? FileManager.default.attributesOfItem(atPath: path)
+            return attributes?[.type] as? FileAttributeType == .typeRegular && (attributes?[.size] as? Int ?? 0) > 0 && !(path as NSString).lastPathComponent.hasPrefix("lock")
         }.sorted()
         guard let path = files.randomElement(using: &generator) else { throw FaultFailure("no files to damage in \(folder)") }
         guard let file = FileHandle(forUpdatingAtPath: path) else { throw FaultFailure("cannot open \(path)") }
@@ -170,7 +171,7 @@ struct Tormentor {
             try file.seek(toOffset: offset)
             try file.write(contentsOf: Data([byte ^ UInt8.random(in: 1...255, using: &generator)]))
         }
-        tally.note("damaged \((path as NSString).lastPathComponent) of \(folder.contains("/disk/") ? "a small disk" : "a folder")")
+        tally.note("bytes of \((path as NSString).lastPathComponent) changed")
     }
 
     /// The deliberate fault `oldDisk`: what was there at the first call comes back at later ones.
@@ -194,7 +195,7 @@ struct Tormentor {
         let restarted = ContinuousClock.now
         try servers.start(number)
         guard await isServing(number, withinSeconds: 60) else {
-            throw FaultFailure("\(servers.members[number].name) does not serve again\n\(servers.log(number))")
+            throw FaultFailure("\(servers.members[number].name) does not serve again")
         }
         tally.recovered(milliseconds: (ContinuousClock.now - restarted) / .milliseconds(1))
     }

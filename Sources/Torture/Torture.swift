@@ -101,8 +101,9 @@ package struct Torture: Sendable {
             await servers.end()
             return report
         } catch {
+            let logs = servers.members.indices.map { "== \(servers.members[$0].name), \(servers.present.contains($0) ? "a member" : "no member")\n" + servers.log($0) }
             await servers.end()
-            throw error
+            throw FaultFailure("\(error)\n" + logs.joined(separator: "\n"))
         }
     }
 
@@ -165,8 +166,7 @@ package struct Torture: Sendable {
         do { return try await judgement(servers, recorder, judge, ledgerWatch, ledgerNumber, tally) } catch {
             ledgerWatch.cancel()
             let ending = await ledgerWatch.value
-            let logs = servers.members.indices.map(servers.log).joined(separator: "\n")
-            throw FaultFailure("\(error); faults \(tally.counts); ledger at \(recorder.lastTold(ledgerNumber)), \(ending.map { "ended: \($0)" } ?? "watching")\n\(logs)")
+            throw FaultFailure("\(error); ledger at \(recorder.lastTold(ledgerNumber)), \(ending.map { "ended: \($0)" } ?? "watching")")
         }
     }
 
