@@ -22,10 +22,12 @@ package struct ByteWriter: Sendable {
     package mutating func write(_ value: UInt8) { bytes.append(value) }
     @inlinable package mutating func write(bool value: Bool) { bytes.append(value ? 1 : 0) }
     @inlinable package mutating func write(raw value: some Sequence<UInt8>) { bytes.append(contentsOf: value) }
+    package mutating func write(raw value: Bytes) { bytes.append(contentsOf: value) }
     /// u32 length, then the bytes.
     @inlinable package mutating func write(prefixed value: some Collection<UInt8>) {
         write(UInt32(value.count)); bytes.append(contentsOf: value)
     }
+    package mutating func write(prefixed value: Bytes) { write(UInt32(value.count)); bytes.append(contentsOf: value) }
     /// 0, or 1 and the length-prefixed bytes.
     @inlinable package mutating func write(optional value: Bytes?) {
         write(bool: value != nil)
@@ -52,6 +54,16 @@ package struct ByteReader: Sendable {
             position += 1
         }
         return value
+    }
+    // As with the writer, the usual ones are not generic.
+    package mutating func read(_ type: UInt64.Type = UInt64.self) throws(MalformedBytes) -> UInt64 { UInt64(bigEndian: try load(8, UInt64.self)) }
+    package mutating func read(_ type: Int64.Type = Int64.self) throws(MalformedBytes) -> Int64 { Int64(bigEndian: try load(8, Int64.self)) }
+    package mutating func read(_ type: UInt32.Type = UInt32.self) throws(MalformedBytes) -> UInt32 { UInt32(bigEndian: try load(4, UInt32.self)) }
+    package mutating func read(_ type: UInt8.Type = UInt8.self) throws(MalformedBytes) -> UInt8 { try load(1, UInt8.self) }
+    @inline(__always) private mutating func load<T: BitwiseCopyable>(_ size: Int, _ type: T.Type) throws(MalformedBytes) -> T {
+        guard remaining >= size else { throw MalformedBytes("integer of \(size) bytes cut short", at: offset) }
+        defer { position += size }
+        return bytes.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: offset, as: T.self) }
     }
     package mutating func readBool() throws(MalformedBytes) -> Bool {
         switch try read(UInt8.self) {

@@ -70,7 +70,10 @@ struct PeerFrameParser {
             return nil
         }
         buffer.moveReaderIndex(forwardBy: PeerFrame.headBytes)
-        return PeerFrame(kind, buffer.readBytes(length: Int(length)) ?? [])
+        let body = buffer.readBytes(length: Int(length)) ?? []
+        // Let go of, so that whoever reads from the network writes into it again instead of into a copy.
+        if buffer.readableBytes == 0 { buffer = ByteBuffer() }
+        return PeerFrame(kind, body)
     }
 }
 

@@ -125,7 +125,11 @@ extension Raft {
         }
         guard log.merge(entries) else { return }
         let through = entries.last?.index ?? previous.index
+        // What it tells is the commit index; that we have the rest, the leader was or will be told without being asked. Should that be lost, the
+        // next heartbeat's probe tells nothing new and is answered.
+        let isNewsOnly = entries.isEmpty && min(commit, through) > log.committed
         log.commit(through: min(commit, through))
+        if isNewsOnly { return }
         answer(.appended(through: through), about: through, to: leader)
     }
 

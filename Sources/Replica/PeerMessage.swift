@@ -98,7 +98,7 @@ extension PeerMessage {
     private static let format: UInt8 = 1
 
     package func encode() -> Bytes {
-        var writer = ByteWriter(capacity: 96)
+        var writer = ByteWriter(capacity: body.payloadBytes + 96)
         writer.write(Self.format)
         writer.write(body.number)
         writer.write(from.rawValue)
@@ -163,6 +163,16 @@ extension PeerMessage {
 }
 
 extension PeerMessage.Body {
+    /// Of what may be long in it, with its heads.
+    fileprivate var payloadBytes: Int {
+        switch self {
+        case .raft(let message):
+            guard case .append(_, let entries, _) = message.body else { return 0 }
+            return entries.reduce(0) { $0 + 13 + $1.payload.count }
+        case .forward(let commands): return commands.reduce(0) { $0 + 12 + $1.payload.count }
+        default: return 0
+        }
+    }
     fileprivate var number: UInt8 {
         switch self {
         case .raft: 0

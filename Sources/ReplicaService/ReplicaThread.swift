@@ -11,7 +11,8 @@ import WriteAheadLog
 /// What the replica's thread owns: the replica, who waits for its answers, who watches. One turn:
 ///
 /// 1. Take the mail.
-/// 2. Proposals become entries, and go to the disk lane and to other members at once: they write while the rest of the turn runs.
+/// 2. Proposals become entries, and go to the disk lane at once: it writes while the rest of the turn runs. To other members they go with
+///    what the turn tells them besides, if it does.
 /// 3. What became durable is applied, what other members said is heard; then questions are answered, which so see the newest state.
 /// 4. Every tick: Raft's timers, leases.
 /// 5. Answers and events are delivered, one call per sink; watches that are behind get a chunk of history.
@@ -112,7 +113,8 @@ final class ReplicaThread: @unchecked Sendable {
         if let failure = mail.failure { fail(failure) }
         if let wanted = mail.ending { begin(wanted) }
         propose(mail.requests) // (2)
-        flushOutbox()
+        // One frame to each member where the turn has more to tell them.
+        if mail.logged.isEmpty, mail.received.isEmpty { flushOutbox() }
         for (stored, anchor, afterwards, beginning) in mail.logged { // (3)
             self.anchor = anchor
             guard beginning == beginnings else { continue }

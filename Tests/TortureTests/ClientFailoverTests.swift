@@ -1,0 +1,107 @@
+import CofferClient
+import Faults
+import Foundation
+import Glibc
+import Synchronization
+import Testing
+@testable import Torture
+
+/// Three daemons whose leader is killed again and again, under a client of ours and under a stock etcdctl.
+@Suite(.serialized) struct ClientFailoverTests {
+    private struct Written {
+        var acknowledged: [Int] = []
+        var unknown: [Int] = []
+        var isOver = false
+    }
+
+    private static func write(_ client: CofferClient, _ written: borrowing Mutex<Written>) async throws {
+        var number = 0
+        while !written.withLock({ $0.isOver }) {
+            number += 1
+            do {
+                try await client.put("n/\(number)", CofferClient.Secret("\(number)"))
+                written.withLock { $0.acknowledged.append(number) }
+            } catch let error as CofferClientError where error.code == .outcomeUnknown {
+                written.withLock { $0.unknown.append(number) }
+            } catch let error as CofferClientError where error.code == .unavailable {}
+        }
+    }
+
+    /// Kills whoever leads, waits until writes go on without it, and brings it back.
+    private static func killLeader(_ servers: Servers, _ count: () -> Int) async throws {
+        var leader: Int?
+        try await eventually("there is a leader", withinSeconds: 30) {
+            leader = await servers.leader()
+            return leader != nil
+        }
+        let number = try #require(leader)
+        try await servers.process(number)?.end(SIGKILL)
+        let then = count()
+        try await eventually("writes go on without the old leader", withinSeconds: 40) { count() > then + 30 }
+        try servers.start(number)
+        try await eventually("it is back", withinSeconds: 60) { await servers.serves(number) }
+    }
+
+    /// The keys of an `etcdctl watch`, in the order in which it printed them.
+    private static func keys(_ log: String) -> [String] {
+        let lines = log.split(separator: "\n", omittingEmptySubsequences: false)
+        return lines.indices.dropLast().filter { lines[$0] == "PUT" }.map { String(lines[$0 + 1]) }
+    }
+
+    @Test("clients whose leader is killed four times keep their watches without a gap or a repeat, and their leases: CofferClient and etcdctl",
+          .enabled(if: TortureTests.hasCofferd && Subprocess.find("etcdctl") != nil, "needs cofferd and etcdctl"), .timeLimit(.minutes(5)))
+    func leaderDies() async throws {
+        let servers = try await Servers.make(.cofferd, program: TortureTests.cofferd, count: 3, seed: 1, .init())
+        do { try await leaderDies(servers) } catch {
+            for number in servers.members.indices { print("== \(number)\n\(servers.log(number))") }
+            await servers.end()
+            throw error
+        }
+        await servers.end()
+    }
+
+    private func leaderDies(_ servers: Servers) async throws {
+        for number in servers.present { try servers.start(number) }
+        for number in servers.present { try await eventually("\(number) serves", withinSeconds: 60) { await servers.serves(number) } }
+        var configuration = CofferClient.Configuration(endpoints: servers.proxied)
+        configuration.timeout = .seconds(20)
+        configuration.connectTimeout = .seconds(1)
+        let client = try await CofferClient.connect(configuration), begin = try await client.put("begin", CofferClient.Secret(""))
+        let recorder = Recorder(), own = recorder.observe(.prefix("n/"), after: begin)
+        let watching = Task { await watch(client, .prefix("n/"), after: begin, recorder, own) }
+        // Both leases end in less time than the killing takes, unless they are renewed.
+        let kept = try await client.keptLease(seconds: 5), stock = try await client.grantLease(seconds: 5)
+        try await client.put("kept/own", CofferClient.Secret(""), lease: kept.id)
+        try await client.put("kept/stock", CofferClient.Secret(""), lease: stock)
+        let etcdctl = try #require(Subprocess.find("etcdctl")), folder = try TemporaryFolder("etcdctl"), leaseFolder = try TemporaryFolder("etcdctl")
+        let common = ["--endpoints=" + servers.proxied.joined(separator: ",")]
+        let watcher = try Subprocess(etcdctl, common + ["watch", "--prefix", "n/", "--rev=\(begin + 1)"], environment: ["ETCDCTL_API": "3"], folder: folder.path)
+        let keeper = try Subprocess(etcdctl, common + ["lease", "keep-alive", String(stock, radix: 16)], environment: ["ETCDCTL_API": "3"], folder: leaseFolder.path)
+        let written = Mutex(Written()), began = ContinuousClock.now
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask { try await Self.write(client, written) }
+            group.addTask {
+                defer { written.withLock { $0.isOver = true } }
+                for _ in 0..<4 { try await Self.killLeader(servers) { written.withLock { $0.acknowledged.count } } }
+                try await eventually("the leases' time has passed", withinSeconds: 30) { ContinuousClock.now - began > .seconds(12) }
+            }
+            try await group.waitForAll()
+        }
+        let done = written.withLock { $0 }, page = try await client.range(.prefix("n/"))
+        let found = page.items.sorted { $0.revision < $1.revision }, numbers = found.compactMap { Int($0.value.revealedText()) }
+        #expect(Set(done.acknowledged).isSubset(of: numbers) && Set(numbers).isSubset(of: done.acknowledged + done.unknown))
+        #expect(found.allSatisfy { $0.version == 1 } && numbers.count > 120)
+        func told() -> [Int64] { recorder.all.observations[own].told.flatMap { $0.changes.map(\.revision) } }
+        try await eventually("our watch is complete", withinSeconds: 30) { told().count >= found.count }
+        #expect(told() == found.map(\.revision))
+        try await eventually("etcdctl's watch is complete", withinSeconds: 30) { Self.keys(watcher.log).count >= found.count }
+        #expect(Self.keys(watcher.log) == found.map(\.key.description))
+        #expect(kept.isHeld && keeper.isRunning)
+        #expect(try await client.range(.prefix("kept/")).items.count == 2)
+        try await watcher.end()
+        try await keeper.end()
+        watching.cancel()
+        _ = await watching.value
+        await client.close()
+    }
+}
