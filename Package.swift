@@ -112,6 +112,9 @@ executable("cofferctl", "Commands")
 // Never shipped.
 library("Simulation", "Mounts", "NodeProtocol", "Replica", "Raft", "MVCC", "WriteAheadLog", "FileSealing", "Sealing", "SecretMemory", "Basics")
 executable("simulate", "Simulation", "Basics", External.arguments)
+targets.append(.executableTarget( // as whoever uses the library would write it: built here for the test of the example
+    name: "embedded-member", dependencies: ["Coffer"], path: "examples/embedded-member/Sources/embedded-member",
+    swiftSettings: [.swiftLanguageMode(.v6)]))
 targets.append(.testTarget(name: "TidyTests", swiftSettings: swiftSettings))
 targets.append(.testTarget(name: "ConformanceTests", swiftSettings: swiftSettings))
 targets.append(.testTarget(

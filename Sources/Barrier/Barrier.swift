@@ -19,6 +19,7 @@ package final class Barrier: Sendable {
     package var keyring: Keyring { directory.keyring }
     let domains: KeyDomains
     let directory: DataDirectory
+    let doubted = Mutex(DoubtedValues())
 
     /// Attempts to seal or compare again before a request fails with "try again".
     static let attemptsMax = 8
@@ -145,8 +146,8 @@ package final class Barrier: Sendable {
     /// Straight into a response. `target` has room for `value.plaintextByteCount` bytes.
     package func open(_ value: SealedValue, storedKey: Bytes, into target: UnsafeMutableRawBufferPointer) throws(UnreadableValue) -> Int {
         do { return try unsafe keyring.open(value, key: storedKey, into: target) } catch {
-            guard learns(from: error) else { throw UnreadableValue(reason: "\(error)") }
-            do { return try unsafe keyring.open(value, key: storedKey, into: target) } catch { throw UnreadableValue(reason: "\(error)") }
+            guard learns(from: error) else { throw unreadable(value, storedKey, error) }
+            do { return try unsafe keyring.open(value, key: storedKey, into: target) } catch { throw unreadable(value, storedKey, error) }
         }
     }
     package func plaintext(of version: KeyVersion) throws(UnreadableValue) -> SecretValue {
@@ -154,9 +155,14 @@ package final class Barrier: Sendable {
     }
     func plaintext(of value: SealedValue, storedKey: Bytes) throws(UnreadableValue) -> SecretValue {
         do { return SecretValue(try keyring.open(value, key: storedKey)) } catch {
-            guard learns(from: error) else { throw UnreadableValue(reason: "\(error)") }
-            do { return SecretValue(try keyring.open(value, key: storedKey)) } catch { throw UnreadableValue(reason: "\(error)") }
+            guard learns(from: error) else { throw unreadable(value, storedKey, error) }
+            do { return SecretValue(try keyring.open(value, key: storedKey)) } catch { throw unreadable(value, storedKey, error) }
         }
+    }
+    /// Named, and looked after.
+    private func unreadable(_ value: SealedValue, _ storedKey: Bytes, _ error: SealingError) -> UnreadableValue {
+        if case .memory = error {} else { doubt(value, storedKey: storedKey) }
+        return UnreadableValue(reason: "\(error)")
     }
     /// A key that another member made is not open here yet. Its record is applied, since it is before any value under it: whether it opens now.
     private func learns(from error: SealingError) -> Bool {

@@ -150,6 +150,7 @@ package final class DataDirectory: Sendable {
     private static func memberKey(_ path: String, _ keyring: Keyring, _ founding: NewMember?, now: UInt64) throws -> WrappedFileKey {
         let memberPath = path + "/member"
         if let bytes = try SmallFile.read(memberPath, bytesMax: 1024) {
+            if let founding, founding.adopts { try founding.write(to: path) }
             do { return try WrappedFileKey(parsing: bytes) } catch { throw DataDirectoryError.incomplete("\(memberPath) is damaged: \(error)") }
         }
         if let founding { try founding.write(to: path) }

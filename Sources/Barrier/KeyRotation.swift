@@ -31,6 +31,7 @@ package enum RotationError: Error, Hashable, Sendable {
 ///
 /// What is left to do is what the replicated table and its counts say, so there is no progress to keep: after a restart, or on
 /// another member, the worker goes on where it was. `start` looks for such work; `stop` ends it between two batches.
+/// Of several members the one that leads works, wherever a rotation was asked for; the others remove their own logs, when they see a key destroyed.
 package actor KeyRotation {
     /// How fast values are sealed again, so that clients hardly notice.
     package struct Pace: Sendable {
@@ -71,6 +72,9 @@ package actor KeyRotation {
     private let logger: Logger
     private var work: Task<Void, Never>?
     private var retry: Task<Void, Never>?
+    private var attendance: Task<Void, Never>?
+    /// Of the table when it was last looked at.
+    private var attended: Attended?
     private var isAskedAgain = false
     private var isStopped = true
     private var state = Progress()
@@ -90,13 +94,20 @@ package actor KeyRotation {
     /// Goes on with what an earlier process left undone.
     package func start() {
         isStopped = false
-        wake()
+        guard barrier.service.hasPeers else { return wake() }
+        attendance = Task { [pace] in
+            while !Task.isCancelled {
+                self.attend()
+                try? await Task.sleep(for: .milliseconds(pace.retryMilliseconds))
+            }
+        }
     }
     /// Returns when the worker has ended; what it has not done, the next `start` does.
     package func stop() async {
         isStopped = true
         work?.cancel()
         retry?.cancel()
+        attendance?.cancel()
         await settle()
     }
     /// Returns when the worker has nothing more to do, or cannot do it now.
@@ -154,16 +165,49 @@ package actor KeyRotation {
         do { return try barrier.follow() } catch { throw .unavailable("\(error)") }
     }
 
+    // MARK: Among others
+
+    /// What has to change for there to be something new to do.
+    private struct Attended: Hashable {
+        var leadsSince: Term?
+        var dataKeys: [DataKeyRecord]
+        var keyEncryptionKeys: [KeyEncryptionKeyRecord]
+        var destroyed: Int { dataKeys.count { $0.state == .destroyed } }
+    }
+    private var leads: Bool {
+        let status = barrier.service.status()
+        return !barrier.service.hasPeers || status.leader == status.member
+    }
+
+    private func attend() {
+        let status = barrier.service.status(), table = barrier.service.keyTable()
+        let seen = Attended(
+            leadsSince: status.leader == status.member ? status.term : nil,
+            dataKeys: table.dataKeys.map { var key = $0; key.ciphertexts = 0; return key },
+            keyEncryptionKeys: table.keyEncryptionKeys.map { var key = $0; key.dataKeys = 0; return key })
+        defer { attended = seen }
+        guard !isStopped, let before = attended else { return seen.leadsSince == nil ? () : wake() }
+        if seen.leadsSince != nil {
+            if seen != before { wake() }
+        } else if seen.destroyed > before.destroyed, work == nil {
+            work = Task {
+                do { try await self.removeLog() } catch { self.logger.warning("old ciphertext stays in the log for now", metadata: ["reason": "\(error)"]) }
+                self.workEnded()
+            }
+        }
+    }
+    private func workEnded() { work = nil }
+
     // MARK: The worker
 
     private func wake() {
-        if isStopped { return }
+        if isStopped || !leads { return }
         isAskedAgain = true
         if work == nil { work = Task { await self.run() } }
     }
 
     private func run() async {
-        while isAskedAgain, !isStopped {
+        while isAskedAgain, !isStopped, leads {
             isAskedAgain = false
             state.failure = nil
             state.unreadable = []
@@ -189,6 +233,7 @@ package actor KeyRotation {
         var emptied: [DataKeyID] = []
         for domain in try barrier.follow().domains {
             try Task.checkCancellation()
+            guard leads else { return } // whoever leads now goes on
             try await rewrapDataKeys(of: domain) // (2)
             let retired = try barrier.follow().dataKeys.filter { $0.id.domain == domain.id && $0.state == .decryptOnly }
             for key in retired where domain.activeGeneration != nil {

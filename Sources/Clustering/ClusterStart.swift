@@ -11,7 +11,8 @@ import ReplicaService
 /// How a member of a cluster comes up.
 ///
 /// 1. It listens for its peers, so that those who start with it can ask it.
-/// 2. A data directory that is a member's already is opened as it is; flags about the beginning are passed over.
+/// 2. A data directory that is a member's already is opened as it is; flags about the beginning are passed over. One of a store that was alone
+///    becomes the first member of a cluster, which then grows from it.
 /// 3. New: the ids follow from the flags. The member with the least id makes the seal file; the others ask for it, until they get it.
 ///    Whoever finds that this very member took part before, and lost its directory, does not start: it may have voted.
 /// 4. Existing: the members there are tell who this one is (by its peer URLs), and give it the seal file.
@@ -57,9 +58,7 @@ struct ClusterStart {
     }
 
     private func restart(_ occupant: DataDirectory.Occupant, _ advertised: [String]?) throws -> Outcome {
-        guard let cluster = occupant.cluster, let owner = occupant.name else {
-            throw ClusterStartFailure("\(dataDir) is of a store that was started alone, without --initial-cluster: it is no member of a cluster")
-        }
+        guard let cluster = occupant.cluster, let owner = occupant.name else { return try adopt(occupant, advertised) }
         guard owner == name else { throw ClusterStartFailure("\(dataDir) belongs to member '\(owner)' of cluster \(String(cluster, radix: 16)); --name says '\(name)'") }
         let initial = settings.initial
         if let initial, settings.beginning == .new, initial[name]?.id == occupant.member, initial.clusterID != cluster {
@@ -70,10 +69,25 @@ struct ClusterStart {
         var opening = ClusterOpening.join
         if settings.forceNewCluster {
             opening = .forceNew(ClusterMember(id: occupant.member, name: name, peerURLs: urls))
+        } else if occupant.isFirst, !urls.isEmpty {
+            opening = .bootstrap([ClusterMember(id: occupant.member, name: name, peerURLs: urls)])
         } else if let initial, initial.clusterID == cluster {
             opening = .bootstrap(Self.founders(initial)) // stopped before the cluster was founded; passed over otherwise
         }
         return Outcome(founding: nil, opening: opening, cluster: cluster, member: occupant.member, peerURLs: urls)
+    }
+
+    private func adopt(_ occupant: DataDirectory.Occupant, _ advertised: [String]?) throws -> Outcome {
+        guard let initial = settings.initial, initial.members.map(\.name) == [name], !settings.forceNewCluster else {
+            throw ClusterStartFailure(
+                "\(dataDir) is of a store that was started alone. It can be the first member of a cluster: start it with an --initial-cluster that names nobody else, "
+                    + "let the others in (members add), and start those with --initial-cluster-state existing")
+        }
+        let urls = advertised ?? initial.members[0].peerURLs, cluster = NewMember.cluster(of: occupant.keyring)
+        var adoption = NewMember(cluster: cluster, name: name, member: occupant.member, sealFile: nil)
+        adoption.adopts = true
+        let founder = ClusterMember(id: occupant.member, name: name, peerURLs: urls)
+        return Outcome(founding: adoption, opening: .bootstrap([founder]), cluster: cluster, member: occupant.member, peerURLs: urls)
     }
 
     // MARK: (3)

@@ -110,6 +110,7 @@ extension RunningMember {
         var options = ReplicaService.Options()
         options.tickMilliseconds = Int64(settings.heartbeatMilliseconds)
         options.electionTicks = settings.electionMilliseconds / settings.heartbeatMilliseconds
+        options.learnersMax = settings.learnersMax
         let barrier = try await Barrier.open(
             settings.dataDir, seal: settings.seal, founding: outcome.founding, cluster: outcome.opening, lane: lane, options: options, logger: logger
         ) { keyring, service in

@@ -57,6 +57,7 @@ final class EtcdConnection: ConnectionService {
     // MARK: The transport's side
 
     func open(_ stream: StreamID, path: String, metadata: HPACKHeaders) -> CallShape {
+        guard path != "/etcdserverpb.Maintenance/Snapshot" else { return .refused(.noSnapshot) }
         guard let method = Self.methods[path] else { return .refused(Status(.unimplemented, "unknown method \(path)")) }
         switch method {
         case .watch:

@@ -16,6 +16,10 @@ extension Status {
     static let nestedTooDeep = Status(.invalidArgument, "etcdserver: transactions are nested too deep")
     static let malformedCompare = Status(.invalidArgument, "etcdserver: malformed compare")
 
+    /// What etcd's tools do with a snapshot (status, restore into an etcd) wants etcd's own file, with every value in the clear.
+    static let noSnapshot = Status(
+        .unimplemented, "etcdserver: no snapshot in etcd's file format is made of an encrypted store: stop the daemon and copy its data directory, or let a learner join")
+
     static func malformed(_ error: WireError) -> Status {
         error == .nestedTooDeep ? .nestedTooDeep : Status(.internal, "grpc: failed to unmarshal the received message: \(error)")
     }

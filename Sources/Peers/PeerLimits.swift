@@ -22,8 +22,8 @@ package enum PeerLimits {
     package static let inboundConnectionsMax = 256
     static let urlsMax = 8
     static let textBytesMax = 1_024
-    /// A seal file, or the member list.
-    static let answerBytesMax = 1 << 20
+    /// The largest is one value.
+    static let answerBytesMax = 4 << 20
     static let requestSeconds: Int64 = 10
     /// How often certificate files are looked at.
     static let reloadSeconds: Int64 = 1

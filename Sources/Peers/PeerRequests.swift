@@ -9,6 +9,8 @@ package enum PeerRequest: Equatable, Sendable {
     case facts
     /// The seal file. `bootstrap`: the fingerprint of the initial cluster the asking member was started with; empty for one that joins an old cluster.
     case sealFile(bootstrap: Bytes)
+    /// The sealed value at a revision, by one that found its own damaged.
+    case value(Revision)
 
     package func encode() -> Bytes {
         var writer = ByteWriter()
@@ -17,6 +19,10 @@ package enum PeerRequest: Equatable, Sendable {
         case .sealFile(let bootstrap):
             writer.write(UInt8(2))
             writer.write(prefixed: bootstrap)
+        case .value(let revision):
+            writer.write(UInt8(3))
+            writer.write(revision.main)
+            writer.write(revision.sub)
         }
         return writer.bytes
     }
@@ -28,6 +34,7 @@ package enum PeerRequest: Equatable, Sendable {
             let bootstrap = try reader.readPrefixed()
             guard bootstrap.count <= 64 else { throw MalformedBytes("a fingerprint of \(bootstrap.count) bytes", at: reader.offset) }
             self = .sealFile(bootstrap: bootstrap)
+        case 3: self = .value(Revision(try reader.read(), try reader.read()))
         case let other: throw MalformedBytes("an unknown request \(other)", at: 0)
         }
         try reader.expectEnd()

@@ -100,6 +100,19 @@ package final class ReplicaLane: PeerLane {
         func read(at offset: UInt64, count: Int) throws -> Bytes { try source.read(at: offset, count: count) }
     }
 
+    package func value(at revision: Revision, from member: MemberID) async throws -> SealedValue {
+        let urls = state.withLock { $0.addresses[member] ?? [] }
+        var last: any Error = PeerFailure.unreachable("no address of member \(hex(member)) is known")
+        for url in urls {
+            do {
+                let (answer, peer) = try await transport.ask(.value(revision), of: url, on: eventLoop)
+                guard peer.from == member else { throw PeerFailure.unreachable("\(url) is not member \(hex(member))") }
+                return try SealedValue(parsing: answer)
+            } catch { last = error }
+        }
+        throw last
+    }
+
     package func membersChanged(_ members: [ClusterMember]) {
         let addresses = members.map { member in
             PeerAddress(member: member.id, urls: member.peerURLs.compactMap { text in try? PeerURL(text) })

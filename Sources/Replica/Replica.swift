@@ -328,13 +328,23 @@ package struct Replica: ~Copyable, Sendable {
     // MARK: - Checkpoints
 
     private mutating func checkpoint(into effects: inout EffectBuffer) {
-        guard store.appliedIndex > checkpointIndex else { return }
+        guard store.appliedIndex > checkpointIndex || !unstored.records.isEmpty else { return }
         store.checkpoint(into: &unstored)
         checkpointIndex = store.appliedIndex
         effects.append(.store(Checkpoint(
             applied: checkpointIndex + (Mutant.isActive(.appliedIndexAhead) ? 1 : 0), records: unstored.records, removed: unstored.removed,
             tables: unstored.tables)))
         unstored = Applied()
+    }
+
+    /// A record that the store has, and whose value was damaged on the disk: it is stored anew with the next checkpoint. False: the store
+    /// has no such record any more.
+    package mutating func restore(_ record: Record) -> Bool {
+        let version = record.version
+        let history = try? store.changes(in: KeyRange(version.key), from: version.revision.main, through: version.revision.main, limit: 1)
+        guard store.version(of: version.key) == version || history?.events.contains(where: { $0.version == version }) == true else { return false }
+        unstored.records.append(record)
+        return true
     }
 
     private mutating func stored(_ index: LogIndex, into effects: inout EffectBuffer) {

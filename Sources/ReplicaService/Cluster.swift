@@ -19,6 +19,8 @@ package protocol PeerLane: AnyObject, Sendable {
     func send(_ messages: [PeerMessage])
     /// Reads the source on another thread, and ends it (`SnapshotSource.ended`) whatever becomes of the transfer.
     func sendSnapshot(to member: MemberID, _ source: SnapshotSource)
+    /// What another member holds at a revision. Asked by whoever found its own damaged.
+    func value(at revision: Revision, from member: MemberID) async throws -> SealedValue
     /// Who belongs to the cluster now, and where they are. Also called once at the start.
     func membersChanged(_ members: [ClusterMember])
 }

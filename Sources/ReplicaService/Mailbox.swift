@@ -41,6 +41,7 @@ struct Mail {
     var received: [PeerMessage] = []
     var peerOrders: [PeerOrder] = []
     var installations: [Installation] = []
+    var replacements: [Replacement] = []
     /// A reader found a record that is damaged.
     var damage: String?
     var stored: [LogIndex] = []
@@ -51,7 +52,7 @@ struct Mail {
 
     var isEmpty: Bool {
         requests.isEmpty && rejected.isEmpty && logged.isEmpty && stored.isEmpty && watchOrders.isEmpty && calls.isEmpty
-            && received.isEmpty && peerOrders.isEmpty && installations.isEmpty && damage == nil && failure == nil && ending == nil
+            && received.isEmpty && peerOrders.isEmpty && installations.isEmpty && replacements.isEmpty && damage == nil && failure == nil && ending == nil
     }
 }
 

@@ -45,6 +45,9 @@ extension ReplicaService {
     /// What this member remembers of the others, a tick old.
     package func witnesses() -> [Witness] { shared.witnesses.withLock { $0 } }
 
+    /// Whether that member has taken part in any run of its.
+    package func hasTakenPart(_ member: MemberID) -> Bool { witnesses().contains { $0.member == member && $0.run > 0 } }
+
     /// All steps or none; returns when they are applied here.
     package func changeMembers(_ steps: [MemberStep]) async throws(ReplicaError) { _ = try await propose(.member(.change(steps))) }
 

@@ -55,6 +55,7 @@ package final class ReplicaService: Sendable {
     let shared: SharedState
     let intake: SnapshotIntake
     let options: Options
+    let lane: (any PeerLane)?
     private let replica: ReplicaThread
     private let disk: DiskLane
     private let thread: LaneThread
@@ -76,6 +77,7 @@ package final class ReplicaService: Sendable {
         replica = thread
         self.disk = disk
         self.options = options
+        self.lane = lane
         self.thread = try LaneThread { thread.run() }
         // Among others a leader may be long in coming.
         let condition = shared.status.wait { status in status.condition == .starting && !(isClustered && status.hasBegun) ? nil : status.condition }
@@ -246,6 +248,9 @@ package final class ReplicaService: Sendable {
     }
 
     // MARK: - Looking
+
+    /// Whether there is a way to other members.
+    package var hasPeers: Bool { lane != nil }
 
     package func status() -> ReplicaStatus {
         var status = shared.status.withLock { $0 }

@@ -124,6 +124,7 @@ final class ReplicaThread: @unchecked Sendable {
         if !mail.received.isEmpty { handle(.received(mail.received)) }
         for order in mail.peerOrders { carryOut(order) }
         for installation in mail.installations { install(installation) }
+        for replacement in mail.replacements { replace(replacement) }
         if let damage = mail.damage, replica.isClustered, standing.leader != nil, !isAnotherBeingRepaired { isWrong(damage) }
         ask(mail.requests)
         for (sink, ticket, error) in mail.rejected { desk.tell(sink, ticket, .failure(error)) }
@@ -358,6 +359,7 @@ final class ReplicaThread: @unchecked Sendable {
             installation.lane.close()
             installation.completion(.unavailable(failure ?? reason))
         }
+        for replacement in last.replacements { replacement.completion(false) }
         for transfer in transfers { transfer.completion(.unavailable(failure ?? reason)) }
         for case .transfer(_, let completion) in last.peerOrders { completion(.unavailable(failure ?? reason)) }
         disk.close()

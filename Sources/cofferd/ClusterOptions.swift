@@ -22,9 +22,11 @@ struct ClusterOptions: ParsableArguments {
     @Option(help: "Milliseconds between a leader's heartbeats.") var heartbeatInterval = 100
     @Option(help: "Milliseconds without a leader until a member campaigns.") var electionTimeout = 1_000
 
+    @Option(help: "Learners that may be added at a time.") var experimentalMaxLearners = 1
+
     static let environmentFlags = [
         "initial-cluster", "initial-cluster-state", "initial-cluster-token", "initial-advertise-peer-urls", "listen-peer-urls", "peer-cert-file", "peer-key-file",
-        "peer-trusted-ca-file", "heartbeat-interval", "election-timeout",
+        "peer-trusted-ca-file", "heartbeat-interval", "election-timeout", "experimental-max-learners",
     ]
 
     func validate() throws {
@@ -32,6 +34,7 @@ struct ClusterOptions: ParsableArguments {
         guard electionTimeout >= 5 * heartbeatInterval, electionTimeout <= 50_000 else {
             throw ValidationError("--election-timeout wants at least five times --heartbeat-interval, and at most 50000")
         }
+        guard (0...64).contains(experimentalMaxLearners) else { throw ValidationError("--experimental-max-learners wants 0 to 64") }
         if initialClusterState == .existing, initialCluster == nil { throw ValidationError("--initial-cluster-state existing needs --initial-cluster: whom to ask") }
         _ = try urls(initialAdvertisePeerUrls, of: "--initial-advertise-peer-urls")
         _ = try urls(listenPeerUrls, of: "--listen-peer-urls")
@@ -59,6 +62,7 @@ struct ClusterOptions: ParsableArguments {
         settings.forceNewCluster = forceNewCluster
         settings.heartbeatMilliseconds = heartbeatInterval
         settings.electionMilliseconds = electionTimeout
+        settings.learnersMax = experimentalMaxLearners
         return settings
     }
 }

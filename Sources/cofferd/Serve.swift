@@ -196,7 +196,7 @@ struct Serve: AsyncParsableCommand {
 
     /// Follows from the keyring, which is what the members of one cluster share.
     private func clusterID(_ barrier: Barrier) -> UInt64 {
-        barrier.keyring.id.bytes.prefix(8).reduce(0) { $0 << 8 | UInt64($1) }
+        NewMember.cluster(of: barrier.keyring.id)
     }
 }
 

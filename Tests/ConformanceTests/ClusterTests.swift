@@ -24,6 +24,7 @@ import Testing
             #expect(status.output.matches(of: #/, true, false, /#).count == 1, "\(status.text)")
             try await cluster.agree(cluster.names)
             expect(try await cluster.etcdctl(["c"], "alarm", "list"), is: "")
+            expect(try await cluster.etcdctl(["c"], "snapshot", "save", cluster.home.path + "/snapshot"), 1, prints: "copy its data directory")
             expect(try await cluster.cofferctl(["members", "list", "--endpoints", cluster.endpoints(["a"])]), prints: "IS LEARNER", "started")
             expect(try await cluster.cofferctl(["endpoint", "status", "--members", "--endpoints", cluster.endpoints(["a"])]), prints: "RAFT TERM", "true")
             expect(try await cluster.cofferctl(["endpoint", "health", "--endpoints", cluster.endpoints(cluster.names)]), prints: "true")
@@ -83,6 +84,8 @@ import Testing
             expect(try await cluster.etcdctl(first, "member", "add", "d", "--learner", "--peer-urls=\(cluster.peerURL("d"))"), prints: "added to cluster")
             let id = try await cluster.memberID("d", asking: first)
             expect(try await cluster.etcdctl(first, "member", "promote", id), 1, prints: "in sync with leader")
+            expect(try await cluster.etcdctl(first, "member", "add", "e", "--learner", "--peer-urls=https://127.0.0.1:1"), 1,
+                   prints: "etcdserver: too many learner members in cluster")
             try cluster.launch("d", ["initial-cluster": cluster.initial(cluster.names), "initial-cluster-state": "existing"])
             try await cluster.serves("d")
             try await cluster.agree(cluster.names)
@@ -191,6 +194,64 @@ import Testing
             try await eventually("all have read them") { cluster.names.allSatisfy { cluster.log($0).contains("peer certificates were read again") } }
             for name in cluster.names { expect(try await cluster.etcdctl([name], "put", "after/\(name)", "v"), is: "OK\n") }
             try await cluster.agree(cluster.names)
+        }
+    }
+
+    @Test("a member whose directory is put back to an older one is taken out of service by name, becomes a learner, catches up and votes again")
+    func putBack() async throws {
+        try await MemberCluster.with { cluster in
+            try await cluster.found(cluster.names)
+            let leader = try await cluster.leader(among: cluster.names)
+            let forgetful = try #require(cluster.names.first { $0 != leader }), data = cluster.folder(forgetful) + "/data"
+            for number in 0..<10 { expect(try await cluster.etcdctl([leader], "put", "k/\(number)", "early"), is: "OK\n") }
+            try await cluster.agree(cluster.names)
+            #expect(try await cluster.terminate(forgetful) == .exited(0))
+            try FileManager.default.copyItem(atPath: data, toPath: data + "-kept")
+            try await cluster.restart(forgetful)
+            for number in 0..<10 { expect(try await cluster.etcdctl([forgetful], "put", "k/\(number)", "late"), is: "OK\n") }
+            try await cluster.agree(cluster.names)
+            try await cluster.kill(forgetful)
+            try FileManager.default.removeItem(atPath: data)
+            try FileManager.default.moveItem(atPath: data + "-kept", toPath: data)
+            try await cluster.restart(forgetful) // it serves once it has caught up
+            #expect(cluster.log(forgetful).contains("was put back to an earlier state"), "\(cluster.log(forgetful))")
+            let others = cluster.names.filter { $0 != forgetful }
+            #expect(others.contains { cluster.log($0).contains("a member is out of service") && cluster.log($0).contains("name=\(forgetful)") }, "\(cluster.log(others[0]))")
+            try await eventually("it votes again") { cluster.log(forgetful).contains("this member has caught up and votes again") }
+            let list = try await cluster.etcdctl(others, "member", "list")
+            #expect(list.output.matches(of: #/, started, .*, false/#).count == 3, "\(list.text)")
+            expect(try await cluster.etcdctl([forgetful], "get", "k/", "--prefix", "--print-value-only"), is: String(repeating: "late\n", count: 10))
+            try await cluster.agree(cluster.names)
+        }
+    }
+
+    @Test("a store that was alone becomes the first member of a cluster, with all it holds, and another joins it")
+    func grown() async throws {
+        try await MemberCluster.with(["a", "b"]) { cluster in
+            let alone = ["initial-advertise-peer-urls": "", "peer-cert-file": "", "peer-key-file": "", "peer-trusted-ca-file": ""]
+            try cluster.launch("a", alone)
+            try await cluster.serves("a")
+            expect(try await cluster.etcdctl(["a"], "put", "k", "v"), is: "OK\n")
+            let header = try await cluster.etcdctl(["a"], "get", "k", "-w", "json").output.firstMatch(of: /"cluster_id":(\d+)/)?.output.1
+            #expect(try await cluster.terminate("a") == .exited(0))
+            // With others that would begin with it, it says what to do instead.
+            let refused = try cluster.launch("a", ["initial-cluster": cluster.initial(["a", "b"])])
+            #expect(try await refused.ended(withinSeconds: 60) == .exited(1))
+            #expect(refused.errors.contains("let the others in (members add)"), "\(refused.errors)")
+            try cluster.launch("a", ["initial-cluster": cluster.initial(["a"])])
+            try await cluster.serves("a")
+            expect(try await cluster.etcdctl(["a"], "get", "k", "--print-value-only"), is: "v\n")
+            #expect(try await cluster.etcdctl(["a"], "get", "k", "-w", "json").output.firstMatch(of: /"cluster_id":(\d+)/)?.output.1 == header)
+            expect(try await cluster.etcdctl(["a"], "member", "add", "b", "--peer-urls=\(cluster.peerURL("b"))"), prints: "added to cluster")
+            try cluster.launch("b", ["initial-cluster": cluster.initial(["a", "b"]), "initial-cluster-state": "existing"])
+            try await cluster.serves("b")
+            expect(try await cluster.etcdctl(["b"], "get", "k", "--print-value-only"), is: "v\n")
+            expect(try await cluster.etcdctl(["b"], "put", "k", "w"), is: "OK\n")
+            try await cluster.agree(["a", "b"])
+            for name in ["a", "b"] { try await cluster.kill(name) }
+            for name in ["a", "b"] { try cluster.launch(name) }
+            for name in ["a", "b"] { try await cluster.serves(name) }
+            expect(try await cluster.etcdctl(["a"], "get", "k", "--print-value-only"), is: "w\n")
         }
     }
 }

@@ -38,6 +38,10 @@ final class MemoryNetwork: Sendable {
             let network = network, from = self.member
             DispatchQueue.global().async { network.transfer(source, from: from, to: member) }
         }
+        func value(at revision: Revision, from member: MemberID) async throws -> SealedValue {
+            guard let target = network.reachable(member, from: self.member) else { throw ReplicaError.unavailable("unreachable") }
+            return try target.sealedValue(of: revision)
+        }
         func membersChanged(_ members: [ClusterMember]) { network.state.withLock { $0.members[member] = members } }
     }
 

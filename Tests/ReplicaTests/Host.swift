@@ -90,7 +90,7 @@ struct Host: ~Copyable {
             case .cutLog(let index): log.entries.removeAll { $0.index < index }
             case .halt(let reason): halted = reason
             case .keysChanged, .compacted, .standing, .membersChanged: break
-            case .restartLog, .snapshotWanted, .replaced, .outOfService, .repaired: Issue.record("a single member has no use for \(effect)")
+            case .restartLog, .snapshotWanted, .replaced, .outOfService, .repaired, .putBack, .recognized: Issue.record("a single member has no use for \(effect)")
             }
         }
     }
