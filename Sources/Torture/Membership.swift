@@ -42,6 +42,8 @@ extension Tormentor {
     /// 3. One of the others is removed; for a while its process goes on as it likes, then it and its data are gone.
     mutating func changeMembership(until isOver: @Sendable () -> Bool) async throws {
         let present = servers.present
+        // Who is fetching its store anew must know somebody: not all others may be replaced meanwhile.
+        guard await servers.serves(servers.rotting) else { return }
         guard let place = servers.members.indices.first(where: { !present.contains($0) }), servers.take(place, evenIfEmpty: true) else { return }
         defer { servers.release(place) }
         let name = servers.members[place].name

@@ -2,33 +2,44 @@ import CofferClient
 import Faults
 import Foundation
 import Glibc
+import Histories
 import Synchronization
 import Testing
 @testable import Torture
 
 /// Three daemons whose leader is killed again and again, under a client of ours and under a stock etcdctl.
 @Suite(.serialized) struct ClientFailoverTests {
-    private struct Written {
+    private struct Written: Sendable {
         var acknowledged: [Int] = []
         var unknown: [Int] = []
         var isOver = false
     }
 
-    private static func write(_ client: CofferClient, _ written: borrowing Mutex<Written>) async throws {
+    private final class Notes: Sendable {
+        private let content = Mutex(Written())
+        func withLock<Value: Sendable>(_ body: (inout Written) -> Value) -> Value { content.withLock { body(&$0) } }
+        var count: Int { withLock { $0.acknowledged.count } }
+    }
+
+    private static func write(_ client: CofferClient, _ written: Notes) async throws {
         var number = 0
         while !written.withLock({ $0.isOver }) {
             number += 1
             do {
                 try await client.put("n/\(number)", CofferClient.Secret("\(number)"))
                 written.withLock { $0.acknowledged.append(number) }
-            } catch let error as CofferClientError where error.code == .outcomeUnknown {
-                written.withLock { $0.unknown.append(number) }
-            } catch let error as CofferClientError where error.code == .unavailable {}
+            } catch {
+                switch error.code {
+                case .outcomeUnknown: written.withLock { $0.unknown.append(number) }
+                case .unavailable: break // surely not done
+                default: throw error
+                }
+            }
         }
     }
 
     /// Kills whoever leads, waits until writes go on without it, and brings it back.
-    private static func killLeader(_ servers: Servers, _ count: () -> Int) async throws {
+    private static func killLeader(_ servers: Servers, _ written: Notes) async throws {
         var leader: Int?
         try await eventually("there is a leader", withinSeconds: 30) {
             leader = await servers.leader()
@@ -36,8 +47,8 @@ import Testing
         }
         let number = try #require(leader)
         try await servers.process(number)?.end(SIGKILL)
-        let then = count()
-        try await eventually("writes go on without the old leader", withinSeconds: 40) { count() > then + 30 }
+        let then = written.count
+        try await eventually("writes go on without the old leader", withinSeconds: 40) { written.count > then + 30 }
         try servers.start(number)
         try await eventually("it is back", withinSeconds: 60) { await servers.serves(number) }
     }
@@ -77,12 +88,12 @@ import Testing
         let common = ["--endpoints=" + servers.proxied.joined(separator: ",")]
         let watcher = try Subprocess(etcdctl, common + ["watch", "--prefix", "n/", "--rev=\(begin + 1)"], environment: ["ETCDCTL_API": "3"], folder: folder.path)
         let keeper = try Subprocess(etcdctl, common + ["lease", "keep-alive", String(stock, radix: 16)], environment: ["ETCDCTL_API": "3"], folder: leaseFolder.path)
-        let written = Mutex(Written()), began = ContinuousClock.now
+        let written = Notes(), began = ContinuousClock.now
         try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask { try await Self.write(client, written) }
             group.addTask {
                 defer { written.withLock { $0.isOver = true } }
-                for _ in 0..<4 { try await Self.killLeader(servers) { written.withLock { $0.acknowledged.count } } }
+                for _ in 0..<4 { try await Self.killLeader(servers, written) }
                 try await eventually("the leases' time has passed", withinSeconds: 30) { ContinuousClock.now - began > .seconds(12) }
             }
             try await group.waitForAll()
