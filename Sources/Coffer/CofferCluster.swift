@@ -113,6 +113,8 @@ extension Coffer {
             isRemoved: among?.removal.hasHappened ?? false)
     }
 
+    // Of these, what is not possible just now throws `.busy`: another change is under way, or a leader has yet to begin.
+
     /// Lets a member in, which is then to be started with `Beginning.existing`. A learner counts for no quorum until it is promoted. Answers its id.
     public func addMember(peerURLs: [String], asLearner: Bool = true) async throws(CofferError) -> UInt64 {
         let id = UInt64.random(in: 1...UInt64.max)
@@ -121,7 +123,7 @@ extension Coffer {
         try await change(.add(ClusterMember(id: MemberID(id), peerURLs: peerURLs, isLearner: asLearner)))
         return id
     }
-    /// Makes a voter of a learner that has caught up; throws `.invalid` as long as it has not.
+    /// Makes a voter of a learner that has caught up; throws `.conditionFailed` as long as it has not.
     public func promoteMember(_ id: UInt64) async throws(CofferError) { try await change(.promote(MemberID(id))) }
     /// For good: its id is never used again.
     public func removeMember(_ id: UInt64) async throws(CofferError) { try await change(.remove(MemberID(id))) }

@@ -24,7 +24,7 @@ package struct Witness: Hashable, Sendable {
 /// 1. Each run of a member has a number, greater than those before. Its disk holds the last one that took part.
 /// 2. A member that starts again asks the others what they know of it, and takes no part meanwhile.
 /// 3. An answer with a later run than the disk's, or with a vote or an acknowledgement after the disk's last: the disk was put back.
-/// 4. All voters have answered; or, for two elections' length, as many as make a quorum with it. Then the number of this run becomes durable
+/// 4. All voters have answered; or, for an election's length, as many as make a quorum with it. Then the number of this run becomes durable
 ///    (`Effect.recognized`), and only after that it takes part.
 ///
 /// Terms only grow, and within one term a log only grows beyond what was acknowledged: so (term, index) tells exactly.
@@ -119,7 +119,8 @@ extension Replica {
         recognition.run = max(recognition.run, told.run &+ 1)
         let last = raft.log.last.index, term = raft.hardState.term
         if told.run > recognition.lastRun || (told.term, told.index) > (term, last) {
-            let more = told.run > recognition.lastRun ? "a later run of this member" : "term \(told.term) and entry \(told.index) of this member, which ends with term \(term) and entry \(last)"
+            let more = told.run > recognition.lastRun ? "a later run of this member"
+                : "term \(told.term) and entry \(told.index) of this member, which ends with term \(term) and entry \(last)"
             let reason = "the disk of this member was put back to an earlier state: member \(String(told.member.rawValue, radix: 16)) knows of \(more)"
             if otherVoters.count >= 2 {
                 recognition.phase = .pending
@@ -138,7 +139,7 @@ extension Replica {
 
     private mutating func conclude(into effects: inout EffectBuffer) {
         guard isAsking, let recognition else { return }
-        let isPatient = recognition.ticks <= 2 * configuration.raft.electionTicks
+        let isPatient = recognition.ticks <= configuration.raft.electionTicks
         let present = recognition.answered + [member]
         let isEnough = isPatient ? raft.membership.electorate.allSatisfy(present.contains)
             : raft.membership.result { present.contains($0) ? true : nil } == .won

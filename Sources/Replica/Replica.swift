@@ -182,7 +182,7 @@ package struct Replica: ~Copyable, Sendable {
     /// Why this member answers nothing; `nil` when it is well.
     package var isOutOfService: String? { unfitness }
     /// What whoever asks is told meanwhile: that there is no leader, as long as that may pass.
-    var unfit: Outcome? { unfitness.map { repair == .none ? .unavailable($0) : .notLeader(nil) } ?? (hasReduced && !isAsking ? nil : .notLeader(nil)) }
+    var unfit: Outcome? { unfitness.map { repair == .none ? .unavailable($0) : .notLeader(nil) } ?? (hasReduced ? nil : .notLeader(nil)) }
     package var isRepairing: Bool { repair != .none }
     /// The members; the founders, as long as none of their words was applied; this member, where nobody has founded anything.
     package var members: [ClusterMember] {

@@ -205,6 +205,7 @@ import Testing
         #expect(try PeerFacts(decoding: answer).members.count == 1)
         #expect(peer.name == "a" && peer.cluster == 1 && peer.from == a.member)
         #expect(try PeerFacts(decoding: facts.encode()) == facts)
+        await #expect(throws: PeerRequestRefused("no seal for c")) { try await joiner.transport.ask(.value(Revision(7, 1)), of: a.url, on: loop) }
         await #expect(throws: PeerRequestRefused("no seal for c")) { try await joiner.transport.ask(.sealFile(bootstrap: [1]), of: a.url, on: loop) }
         await #expect(throws: PeerFailure.self) { try await joiner.transport.ask(.facts, of: PeerURL(host: "127.0.0.1", port: 1), on: loop) }
         // It may not speak as a member: not before it knows who it is, and not as one of another cluster.

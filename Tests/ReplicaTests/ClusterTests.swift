@@ -432,6 +432,7 @@ struct PeerMessageTests {
             .outcomes([ForwardedOutcome(sequence: 6, .leaseStatus(5, grantedSeconds: 10, remainingSeconds: 4, keys: [[1], [2, 3]], revision: 8)),
                        ForwardedOutcome(sequence: 7, .notLeader(nil)), ForwardedOutcome(sequence: 8, .refused(.losesQuorum))]),
             .hash(index: 5, StateHash(77)), .lost, .readmitted(through: 9),
+            .recall(run: 3), .recalled(asked: 3, run: 2, term: 7, index: .max), .takesPart(run: 3), .noted(run: 3),
         ]
         for body in bodies {
             let message = PeerMessage(from: MemberID(1), to: MemberID(2), body), bytes = message.encode()
