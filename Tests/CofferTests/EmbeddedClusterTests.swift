@@ -136,7 +136,7 @@ import Testing
         // A leader that has just begun changes nobody yet.
         try await eventually("b is removed") {
             do { try await first.removeMember(id); return true } catch {
-                #expect(error.code == .busy)
+                #expect((error as? CofferError)?.code == .busy)
                 return false
             }
         }
