@@ -48,6 +48,7 @@ final class FrameHandler: ChannelInboundHandler, FrameLayer {
     /// Streams with DATA and no window of their own.
     private var windowless: Set<StreamID> = []
     private var controlRate = RateLimit(eventsMax: TransportLimits.controlFramesPerSecondMax, seconds: 1)
+    private var settingsRate = RateLimit(eventsMax: TransportLimits.settingsPerSecondMax, seconds: 1)
     private var resetRate = RateLimit(eventsMax: TransportLimits.resetsPerTenSecondsMax, seconds: 10)
     private var unreadAnswers = 0
 
@@ -136,7 +137,7 @@ final class FrameHandler: ChannelInboundHandler, FrameLayer {
             drop(stream)
             connection.receivedReset(stream)
         case .settings(let settings):
-            try countControl()
+            guard settingsRate.admits() else { throw HTTP2ConnectionError(.enhanceYourCalm, "too many SETTINGS") }
             try apply(settings)
             writeHead(length: 0, type: 4, flags: 1, .connection)
             try countAnswer()
@@ -161,7 +162,7 @@ final class FrameHandler: ChannelInboundHandler, FrameLayer {
     private func countReset() throws(HTTP2ConnectionError) {
         if !resetRate.admits() { throw HTTP2ConnectionError(.enhanceYourCalm, "too many resets") }
     }
-    /// Answers to a client that does not read them pile up in the socket's queue.
+    /// Answers to a client that does not read them pile up in the socket's queue: of control frames, and of calls that are refused.
     private func countAnswer() throws(HTTP2ConnectionError) {
         guard context?.channel.isWritable == false else {
             unreadAnswers = 0
@@ -186,21 +187,31 @@ final class FrameHandler: ChannelInboundHandler, FrameLayer {
         }
         if bytes.readableBytes == 0, !endStream { try countControl() }
         let padding = flowBytes - bytes.readableBytes
-        if padding > 0, !endStream { writeWindowUpdate(stream, padding) }
+        if padding > 0, !endStream {
+            try countAnswer()
+            writeWindowUpdate(stream, padding)
+        }
+        // It ends the call, not what was begun for it: as good as a reset (CVE-2025-8671).
+        if connection.isEnded(stream) { try countReset() }
         connection.receivedData(bytes, on: stream, endStream: endStream)
     }
 
     private func receiveBlock(_ stream: StreamID, _ block: ByteBuffer, _ endStream: Bool) throws(HTTP2ConnectionError) {
         guard stream.rawValue % 2 == 1 else { throw HTTP2ConnectionError(.protocolError, "a client's stream with an even number") }
+        try countAnswer()
         let head = try read(block)
         guard stream > lastStream else {
             // Trailers; or the remains of a stream that is gone, whose block had to be read all the same.
-            if connection.isOpen(stream) { connection.receivedTrailers(on: stream, endStream: endStream) }
-            return
+            guard connection.isOpen(stream) else { return }
+            if !endStream || connection.isEnded(stream) { try countReset() }
+            return connection.receivedTrailers(on: stream, endStream: endStream)
         }
         lastStream = stream
         guard !connection.refusesStreams else { return }
-        guard connection.openStreams < Limits.streamsPerConnectionMax else { return writeReset(stream, .refusedStream) }
+        // A stream whose answer waits for the client's window is still open.
+        guard connection.openStreams < Limits.streamsPerConnectionMax, flows.count < Limits.streamsPerConnectionMax else {
+            return writeReset(stream, .refusedStream)
+        }
         connection.receivedHead(head, on: stream, endStream: endStream)
     }
 
@@ -245,27 +256,33 @@ final class FrameHandler: ChannelInboundHandler, FrameLayer {
     }
 
     private func apply(_ settings: [InboundFrame.Setting]) throws(HTTP2ConnectionError) {
+        var window: Int?
         for setting in settings {
             switch setting.identifier {
             case 2: if setting.value > 1 { throw HTTP2ConnectionError(.protocolError, "ENABLE_PUSH is neither 0 nor 1") }
             case 4:
                 guard setting.value <= UInt32(Int32.max) else { throw HTTP2ConnectionError(.flowControlError, "INITIAL_WINDOW_SIZE is too large") }
-                let change = Int(setting.value) - initialSendWindow
-                initialSendWindow = Int(setting.value)
-                for stream in flows.keys.sorted() {
-                    guard let window = flows[stream]?.window, window + change <= Int(Int32.max) else {
-                        throw HTTP2ConnectionError(.flowControlError, "INITIAL_WINDOW_SIZE makes a window too large")
-                    }
-                    flows[stream]?.window = window + change
-                }
-                blocked.append(contentsOf: windowless.sorted())
-                windowless.removeAll()
+                window = Int(setting.value)
             case 5:
                 guard (16_384...16_777_215).contains(setting.value) else { throw HTTP2ConnectionError(.protocolError, "MAX_FRAME_SIZE is out of bounds") }
                 // Larger ones would make others wait longer, and win nothing.
             default: break
             }
         }
+        if let window { try setInitialWindow(window) }
+    }
+
+    private func setInitialWindow(_ bytes: Int) throws(HTTP2ConnectionError) {
+        let change = bytes - initialSendWindow
+        initialSendWindow = bytes
+        for stream in flows.keys.sorted() {
+            guard let window = flows[stream]?.window, window + change <= Int(Int32.max) else {
+                throw HTTP2ConnectionError(.flowControlError, "INITIAL_WINDOW_SIZE makes a window too large")
+            }
+            flows[stream]?.window = window + change
+        }
+        blocked.append(contentsOf: windowless.sorted())
+        windowless.removeAll()
     }
 
     func channelReadComplete(context: ChannelHandlerContext) {
@@ -322,11 +339,14 @@ final class FrameHandler: ChannelInboundHandler, FrameLayer {
             if flow != nil || connection.isOpen(stream) { flows[stream] = Flow(window: window - count) }
             return
         }
-        var queued = flow ?? Flow(window: initialSendWindow)
-        if queued.queue.isEmpty { blocked.append(stream) }
-        queued.queue.append(data)
-        flows[stream] = queued
+        if flow?.queue.isEmpty != false { blocked.append(stream) }
+        enqueue(data, on: stream)
         pump()
+    }
+
+    /// In its place: a second reference would have the whole queue copied for each message.
+    private func enqueue(_ data: ByteBuffer, on stream: StreamID) {
+        flows[stream, default: Flow(window: initialSendWindow)].queue.append(data)
     }
 
     private func mayWrite(_ count: Int) -> Bool {
@@ -363,20 +383,31 @@ final class FrameHandler: ChannelInboundHandler, FrameLayer {
     private func pump() {
         while let stream = blocked.first, sendWindow > 0, context?.channel.isWritable == true {
             blocked.removeFirst()
-            guard var flow = flows[stream], var data = flow.queue.first else { continue }
-            let count = max(0, min(data.readableBytes, flow.window, sendWindow, FrameParser.payloadBytesMax))
-            if count > 0 || data.readableBytes == 0 {
-                guard let piece = data.readSlice(length: count) else { continue }
-                flow.window -= count
-                if data.readableBytes == 0 { flow.queue.removeFirst() } else { flow.queue[flow.queue.startIndex] = data }
-                flows[stream] = flow
+            switch takePiece(of: stream) {
+            case .nothing: continue
+            case .noWindow: windowless.insert(stream)  // It comes back with a window update of its own.
+            case .piece(let piece, let isLast):
                 writeData(piece, on: stream)
-            } else {
-                windowless.insert(stream)  // It comes back with a window update of its own.
-                continue
+                if isLast { finishQueued(stream) } else { blocked.append(stream) }
             }
-            if flow.queue.isEmpty { finishQueued(stream) } else { blocked.append(stream) }
         }
+    }
+
+    private enum Taken {
+        case nothing, noWindow
+        case piece(ByteBuffer, isLast: Bool)
+    }
+    /// Changes the flow in its place: a queue may be long, and is not to be copied for each frame.
+    private func takePiece(of stream: StreamID) -> Taken {
+        guard let index = flows.index(forKey: stream), let first = flows.values[index].queue.first else { return .nothing }
+        let waiting = first.readableBytes, window = flows.values[index].window
+        let count = max(0, min(waiting, window, sendWindow, FrameParser.payloadBytesMax))
+        guard count > 0 || waiting == 0 else { return .noWindow }
+        var data = flows.values[index].queue.removeFirst()
+        guard let piece = data.readSlice(length: count) else { return .nothing }
+        flows.values[index].window -= count
+        if data.readableBytes > 0 { flows.values[index].queue.prepend(data) }
+        return .piece(piece, isLast: flows.values[index].queue.isEmpty)
     }
     private func finishQueued(_ stream: StreamID) {
         guard let flow = flows[stream], let trailers = flow.trailers else { return }

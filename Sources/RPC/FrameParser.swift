@@ -52,6 +52,8 @@ package struct FrameParser {
     /// A header block in so many pieces is an attack (CVE-2024-27316).
     private static let continuationsMax = 8
     package static let headerBlockBytesMax = 16 << 10
+    /// There are six known ones; many of them in one frame are an attack (CVE-2019-9515).
+    private static let settingsMax = 64
 
     private enum State {
         case preface
@@ -69,11 +71,15 @@ package struct FrameParser {
 
     /// What was not yet parsed: at most one frame.
     package var pendingBytes: Int { pending.readableBytes }
+    /// The memory that takes.
+    package var pendingCapacity: Int { pending.capacity }
 
     package mutating func append(_ bytes: ByteBuffer) {
         if pending.readableBytes == 0 {
             pending = bytes
         } else {
+            // Whoever lets every read end within a frame would have all frames before it kept.
+            pending.discardReadBytes()
             pending.writeImmutableBuffer(bytes)
         }
     }
@@ -218,6 +224,7 @@ package struct FrameParser {
             return .settingsAcknowledged
         }
         try requireSize(payload.readableBytes % 6 == 0, "SETTINGS")
+        guard payload.readableBytes / 6 <= Self.settingsMax else { throw HTTP2ConnectionError(.enhanceYourCalm, "too many settings") }
         var payload = payload, settings: [InboundFrame.Setting] = []
         while let identifier = payload.readInteger(as: UInt16.self), let value = payload.readInteger(as: UInt32.self) {
             settings.append(.init(identifier: identifier, value: value))

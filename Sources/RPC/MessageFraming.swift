@@ -35,13 +35,16 @@ package struct MessageAssembler {
 
     /// Bytes of an unfinished message.
     package var heldBytes: Int { held?.readableBytes ?? 0 }
+    /// The memory that takes.
+    package var heldCapacity: Int { held?.capacity ?? 0 }
 
     package mutating func append(_ bytes: ByteBuffer) {
         guard held != nil, heldBytes > 0 else {
             held = bytes
             return
         }
-        // A slice of the network's read buffer is kept alive here only until the message is whole.
+        // A slice of the network's read buffer is kept alive here only until the message is whole; messages before it are let go.
+        held?.discardReadBytes()
         held?.writeImmutableBuffer(bytes)
     }
 

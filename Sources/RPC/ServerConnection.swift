@@ -27,6 +27,8 @@ package final class ServerConnection: ServerTransport {
         var started = false
         var paused = false
         var deadline: NIODeadline
+        /// Counted in `unfinishedBytes`: also a whole message that waits for the stream's end.
+        var heldBytes: Int { assembler.heldBytes + (message?.readableBytes ?? 0) }
     }
 
     private static let emptyAssembler = MessageAssembler(messageBytesMax: TransportLimits.messageBytesMax)
@@ -102,6 +104,8 @@ package final class ServerConnection: ServerTransport {
     // MARK: Reading
 
     func isOpen(_ id: StreamID) -> Bool { streams[id] != nil }
+    /// The client has ended its side.
+    func isEnded(_ id: StreamID) -> Bool { streams[id]?.remoteClosed == true }
     var openStreams: Int { streams.count }
     /// Calls that come now are too late: the client was told the last stream.
     var refusesStreams: Bool { drain == .closing }
@@ -119,9 +123,7 @@ package final class ServerConnection: ServerTransport {
             wrote = true
             return stopSender(id, remoteClosed: endStream)
         }
-        guard unsentBytes <= TransportLimits.unsentBytesMax else {
-            return fail(id, Status(.resourceExhausted, "grpc: answers of this connection are not being read"))
-        }
+        guard unsentBytes <= TransportLimits.unsentBytesMax else { return failUnread(id) }
         if let timeout = head.timeout, !noteDeadline(id, timeout) { return }
         if service == nil { service = factory.connected(self) }
         guard let service else { return }
@@ -160,6 +162,8 @@ package final class ServerConnection: ServerTransport {
         guard let index = streams.index(forKey: id) else { return }
         guard !streams.values[index].remoteClosed else { return fail(id, Status(.internal, "grpc: data after the end")) }
         if bytes.readableBytes > 0 {
+            // Each message of a stream may have an answer: they are not taken while earlier answers are not.
+            if !streams.values[index].isUnary, streams.values[index].paused, unsentBytes > TransportLimits.unsentBytesMax { return failUnread(id) }
             // Taken out of the table while it works: a second reference would make every append copy what is held.
             var assembler = streams.values[index].assembler
             streams.values[index].assembler = Self.emptyAssembler
@@ -181,6 +185,7 @@ package final class ServerConnection: ServerTransport {
                         return
                     }
                     streams[id]?.message = message
+                    unfinishedBytes += message.readableBytes
                 }
             } catch {
                 return fail(id, error.status)
@@ -209,13 +214,14 @@ package final class ServerConnection: ServerTransport {
         }
         guard let message = stream.message else { return fail(id, Status(.internal, "grpc: call without a message")) }
         streams[id]?.message = nil
+        unfinishedBytes -= message.readableBytes
         service?.message(message, on: id, method: stream.method)
     }
 
     func receivedReset(_ id: StreamID) {
         forgetUnsent(id)
         guard let stream = streams.removeValue(forKey: id) else { return }
-        unfinishedBytes -= stream.assembler.heldBytes
+        unfinishedBytes -= stream.heldBytes
         service?.reset(id, method: stream.method)
     }
 
@@ -262,7 +268,7 @@ package final class ServerConnection: ServerTransport {
 
     package func finish(_ stream: StreamID, _ status: Status) {
         guard let state = streams.removeValue(forKey: stream) else { return }
-        unfinishedBytes -= state.assembler.heldBytes
+        unfinishedBytes -= state.heldBytes
         if state.started, status == .ok {
             layer?.sendOKTrailers(stream)
         } else {
@@ -284,6 +290,8 @@ package final class ServerConnection: ServerTransport {
         finish(id, status)
         if tellsService { service?.reset(id, method: method) }
     }
+
+    private func failUnread(_ id: StreamID) { fail(id, Status(.resourceExhausted, "grpc: answers of this connection are not being read")) }
 
     private func stopSender(_ id: StreamID, remoteClosed: Bool) {
         if !remoteClosed { layer?.sendStop(id) }

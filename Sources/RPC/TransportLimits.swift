@@ -23,6 +23,8 @@ package enum TransportLimits {
     static let countedAnswerBytesMin = 16 << 10
     /// grpc-go sends a PING with nearly every answer to estimate bandwidth: one per round trip, 20,000 a second on loopback at most.
     static let controlFramesPerSecondMax = 20_000
+    /// A client says its settings once, and its windows a few times more as it measures; each moves every stream's window.
+    static let settingsPerSecondMax = 100
     /// A cancelled call is a reset; clients of many short deadlines send bursts of them. A flood of them (CVE-2023-44487) is still cut.
     static let resetsPerTenSecondsMax = 5_000
     /// Stream errors (frames for streams that are gone, mostly) over a connection's life; clients keep connections for weeks.

@@ -44,6 +44,28 @@ import Testing
         ])
     }
 
+    @Test("frames that were read are let go, also when no read ends with one")
+    func letsGo() throws {
+        var parser = FrameParser()
+        parser.append(ByteBuffer(bytes: begun()))
+        while try parser.next() != nil {}
+        let bytes = frame(99, [UInt8](repeating: 1, count: 16_000)), half = bytes.count / 2
+        parser.append(ByteBuffer(bytes: bytes[..<half]))
+        for _ in 0..<100 {
+            parser.append(ByteBuffer(bytes: bytes[half...] + bytes[..<half]))
+            #expect(try parser.next() == .ignored)
+            #expect(try parser.next() == nil)
+            #expect(parser.pendingCapacity <= 4 * bytes.count)
+        }
+    }
+
+    @Test("a frame of very many settings ends the connection")
+    func refusesManySettings() {
+        let setting: [UInt8] = [0, 4, 0, 0, 0, 1]
+        #expect(number(begun(frame(4, [[UInt8]](repeating: setting, count: 65).flatMap(\.self)))) == .enhanceYourCalm)
+        #expect(number(begun(frame(4, [[UInt8]](repeating: setting, count: 64).flatMap(\.self)))) == nil)
+    }
+
     @Test("a header block in pieces, padded and with a priority, is put together")
     func joinsBlocks() throws {
         let bytes = begun(frame(1, flags: 0x1 | 0x8 | 0x20, stream: 3, [1, 0, 0, 0, 0, 15, 0x82, 0xff]), frame(9, stream: 3, [0x84]), frame(9, flags: 0x4, stream: 3, [0x85]))

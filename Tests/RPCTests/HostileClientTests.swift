@@ -138,6 +138,98 @@ import Testing
         #expect(closed || Self.count(3, in: received) == 100)
     }
 
+    private func message(_ bytes: [UInt8]) -> [UInt8] {
+        [0] + withUnsafeBytes(of: UInt32(bytes.count).bigEndian) { [UInt8]($0) } + bytes
+    }
+    private func data(_ stream: UInt32, _ bytes: [UInt8], end: Bool) -> [UInt8] {
+        let starts = Array(stride(from: 0, to: bytes.count, by: 16_384))
+        return starts.flatMap { start in
+            frame(0, flags: end && start == starts.last ? 1 : 0, stream: stream, [UInt8](bytes[start..<min(start + 16_384, bytes.count)]))
+        }
+    }
+
+    @Test("whole messages that wait for the end of their calls are bounded as unfinished ones are")
+    func boundsWaitingMessages() async throws {
+        let large = message([UInt8](repeating: 1, count: 1_500_000))
+        var calls: [UInt8] = []
+        for call in 0..<50 { calls += frame(1, flags: 4, stream: UInt32(call * 2 + 1), head("/echo/Never")) + data(UInt32(call * 2 + 1), large, end: false) }
+        let (received, _) = try await exchange(.own, begun(calls)) { Self.count(1, in: $0) >= 1 }
+        #expect(Self.count(1, in: received) >= 1, "of fifty calls of 1.5 MB some are refused")
+    }
+
+    @Test("calls whose answers wait for the client's window count as open")
+    func boundsWaitingAnswers() async throws {
+        var calls = frame(4, [0, 4, 0, 0, 0, 0])
+        for call in 0..<1_100 {
+            let stream = UInt32(call * 2 + 1)
+            calls += frame(1, flags: 4, stream: stream, head()) + frame(0, flags: 1, stream: stream, message([7]))
+        }
+        let (received, closed) = try await exchange(.own, begun(calls)) { Self.count(3, in: $0) >= 100 }
+        #expect(!closed && Self.count(3, in: received) == 100)
+    }
+
+    @Test("calls ended by their client's mistakes are counted as resets", arguments: ["data", "trailers"])
+    func countsMistakesAsResets(kind: String) async throws {
+        var flood: [UInt8] = []
+        for call in 0..<6_000 {
+            let stream = UInt32(call * 2 + 1)
+            flood += frame(1, flags: 4, stream: stream, head("/echo/Never")) + frame(0, flags: 1, stream: stream, message([]))
+            flood += kind == "data" ? frame(0, stream: stream, [0]) : frame(1, flags: 5, stream: stream, head("/echo/Never"))
+        }
+        #expect(try await exchange(.own, begun(flood)).closed)
+    }
+
+    @Test("a flood of SETTINGS ends the connection", arguments: Server.Frames.allCases)
+    func endsSettingsFloods(frames: Server.Frames) async throws {
+        let settings = frame(4, [0, 4, 0, 0, 0, 1])
+        #expect(try await exchange(frames, begun([UInt8]((0..<25_000).flatMap { _ in settings }))).closed)
+    }
+
+    /// Writes until the server has closed the connection, and reads nothing.
+    private func isClosedUnread(_ bytes: [UInt8]) async throws -> Bool {
+        let server = try await Server.listen(
+            .init(host: "127.0.0.1", port: 0), group: Self.group, factory: EchoFactory(), logger: Logger(label: "test"))
+        let channel = try await ClientBootstrap(group: Self.group).channelOption(.autoRead, value: false)
+            .connect(host: "127.0.0.1", port: server.port).get()
+        channel.writeAndFlush(ByteBuffer(bytes: bytes), promise: nil)
+        let deadline = ContinuousClock.now + .seconds(20)
+        var begun = false
+        while !begun || server.connectionCount > 0, ContinuousClock.now < deadline {
+            begun = begun || server.connectionCount > 0
+            try await Task.sleep(for: .milliseconds(2))
+        }
+        let closed = server.connectionCount == 0
+        try? await channel.close()
+        await server.shutdown(grace: .milliseconds(50))
+        return closed
+    }
+
+    @Test("a client that is refused again and again and reads no answer loses its connection")
+    func endsUnreadRefusals() async throws {
+        var calls: [UInt8] = []
+        let block = head("/" + String(repeating: "%", count: 100))  // Three times as long in the answer's text.
+        for call in 0..<40_000 { calls += frame(1, flags: 5, stream: UInt32(call * 2 + 1), block) }
+        #expect(try await isClosedUnread(begun(calls)))
+    }
+
+    @Test("a stream whose answers are not read ends when the connection's answers are too many")
+    func boundsAnswersOfStreams() async throws {
+        // Each message is sent back, and the client's windows take nothing: 64 MiB wait, and the next message ends the stream.
+        let isReset = NIOLockedValueBox(false)
+        let server = try await Server.listen(
+            .init(host: "127.0.0.1", port: 0), group: Self.group, factory: EchoFactory(resets: { isReset.withLockedValue { $0 = true } }), logger: Logger(label: "test"))
+        let channel = try await ClientBootstrap(group: Self.group).connect(host: "127.0.0.1", port: server.port).get()
+        var conversation = frame(4, [0, 4, 0, 0, 0, 0]) + frame(1, flags: 4, stream: 1, head("/echo/Stream"))
+        let echoed = data(1, message([UInt8](repeating: 1, count: 1 << 20)), end: false)
+        for _ in 0..<70 { conversation += echoed }
+        try? await channel.writeAndFlush(ByteBuffer(bytes: begun(conversation)))
+        let deadline = ContinuousClock.now + .seconds(20)
+        while !isReset.withLockedValue({ $0 }), ContinuousClock.now < deadline { try await Task.sleep(for: .milliseconds(2)) }
+        #expect(isReset.withLockedValue { $0 })
+        try? await channel.close()
+        await server.shutdown(grace: .milliseconds(50))
+    }
+
     // MARK: Random conversations
 
     private struct Generator {

@@ -27,6 +27,21 @@ import Testing
         #expect(assembler.heldBytes == 0)
     }
 
+    @Test("messages that were read are let go, also when no frame ends with one")
+    func letsGo() throws {
+        let wire = frame(String(repeating: "x", count: 8_000)), half = 4_000
+        var assembler = MessageAssembler(messageBytesMax: 10_000)
+        assembler.append(wire.getSlice(at: 0, length: half)!)
+        for _ in 0..<100 {
+            var next = wire.getSlice(at: half, length: wire.readableBytes - half)!
+            next.writeImmutableBuffer(wire.getSlice(at: 0, length: half)!)
+            assembler.append(next)
+            #expect(try assembler.next()?.readableBytes == 8_000)
+            #expect(try assembler.next() == nil)
+            #expect(assembler.heldCapacity <= 64 << 10)
+        }
+    }
+
     @Test("an oversize message is refused by its prefix alone")
     func refusesOversize() {
         var assembler = MessageAssembler(messageBytesMax: 100)
