@@ -1,4 +1,3 @@
-import ArgumentParser
 import Barrier
 import Basics
 import Foundation

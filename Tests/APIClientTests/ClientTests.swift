@@ -90,7 +90,7 @@ import Testing
 
 @Suite("requests") struct RequestTests {
     @Test("paths and queries are encoded")
-    func targets() {
+    func targets() throws {
         #expect(APIClient.path(.secrets, namespace: "ns", name: "a/../b") == "/api/v1/namespaces/ns/secrets/a%2F..%2Fb")
         for (namespace, name) in [("ns", ""), ("ns", ".."), ("ns", "."), ("", "a"), ("..", "a"), ("ns", "a\0b")] {
             #expect(throws: ConnectionFailure.self) { try APIClient.objectPath(.secrets, namespace: namespace, name: name) }
