@@ -27,6 +27,33 @@ package enum SealFileError: Error, Equatable, Sendable {
     case sealing(SealingError)
 }
 
+extension SealFileError: CustomStringConvertible {
+    package var description: String {
+        switch self {
+        case .wrongMagic: "it does not begin as a seal file does"
+        case .truncated: "it is truncated"
+        case .trailingBytes: "bytes follow its end"
+        case .noSlots: "it has no slot"
+        case .duplicateSlot(let id): "slot \(id) is there twice"
+        case .badMac: "its slots were changed without the key"
+        case .malformedSlot(let id): "slot \(id) is malformed"
+        case .unknownSlotKind(let kind): "a slot is of kind \(kind), which a newer version may know"
+        case .noSuchSlot(let id): "there is no slot \(id)"
+        case .noSlotOfKind(let kind): "it has no slot for a \(kind == .keyFile ? "key file" : "passphrase")"
+        case .wrongKeyFile(let found, let expected):
+            "it is another key file, of fingerprint \(Self.hexadecimal(found)), not \(expected.map(Self.hexadecimal).joined(separator: " or "))"
+        case .sameFingerprintOtherBytes: "the key file has the fingerprint expected, and other bytes"
+        case .wrongPassphrase: "wrong passphrase"
+        case .costOutOfBounds(let cost): "the passphrase's cost is out of bounds: \(cost)"
+        case .wrongKeyFileLength(let count): "a key file has \(KeyFileSlot.keyBytes) bytes, not \(count)"
+        case .emptyPassphrase: "the passphrase is empty"
+        case .badPublicHalf(let id): "slot \(id) has no valid public half"
+        case .sealing(let error): "\(error)"
+        }
+    }
+    private static func hexadecimal(_ bytes: Bytes) -> String { bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined() }
+}
+
 /// One way to open the root. `parameters` are the kind's own and end, for every kind there is, in the slot's X25519 public half.
 package struct SealSlot: Hashable, Sendable {
     package enum Kind: UInt16, Hashable, Sendable { case keyFile = 1, passphrase = 2 }

@@ -1,4 +1,5 @@
 import Basics
+import Foundation
 import Sealing
 import SecretMemory
 import Testing
@@ -33,6 +34,9 @@ struct SealFileTests {
         let other = Bytes(repeating: 1, count: 32)
         let found = KeyFileSlot.fingerprint(of: try SecretBytes(copying: other)), expected = KeyFileSlot.fingerprint(of: try SecretBytes(copying: keyFile))
         #expect(throws: SealFileError.wrongKeyFile(found: found, expected: [expected])) { try file.open(with: try secret(other)) }
+        func hexadecimal(_ bytes: Bytes) -> String { bytes.map { String(format: "%02x", $0) }.joined() }
+        #expect("\(SealFileError.wrongKeyFile(found: found, expected: [expected]))" ==
+            "it is another key file, of fingerprint \(hexadecimal(found)), not \(hexadecimal(expected))")
         #expect(throws: SealFileError.wrongKeyFileLength(31)) { try file.open(with: try secret(Bytes(other.dropLast()))) }
         #expect(throws: SealFileError.noSlotOfKind(.passphrase)) { try file.open(with: .passphrase(try passphrase("x"))) }
     }
