@@ -11,6 +11,8 @@ import Basics
 //        └────────────────────────────────────────────────────────┴────────────────────────────┘
 
 extension Raft {
+    private static let termLeapMax: Term = 1 << 32
+
     mutating func restartElectionTimer() {
         electionElapsed = 0
         wantsToCampaign = false
@@ -115,6 +117,8 @@ extension Raft {
     mutating func receive(_ message: Message) {
         // Legitimate drops: ourselves, strangers to the protocol (no member sends term 0).
         guard message.term > 0, message.from != member, message.to == member else { return }
+        // Nor is anyone so many elections ahead: whoever took over the last term there is could never stand again.
+        guard message.term <= term || message.term - term <= Self.termLeapMax else { return }
         // True whatever the term.
         if case .committed(let position) = message.body {
             let agrees = log.agrees(with: position) || (Mutant.isActive(.committedWithoutAgreement) && position.index <= log.last.index)

@@ -189,6 +189,24 @@ struct TrapTests {
         #expect(cluster[1].raft.isLeader && cluster.wires.isEmpty)
     }
 
+    @Test("messages from the end of all terms are dropped: nobody comes to where terms cannot be counted on",
+          arguments: [Term.max, Term.max - 1, 1 << 40] as [Term])
+    func lastTerms(term: Term) {
+        var cluster = start(3)
+        let last = cluster[2].raft.log.last, all: [Message.Body] = [
+            .preVoteRequest(last: last), .preVoteResponse(granted: true), .voteRequest(last: last, isTransfer: true), .voteResponse(granted: true),
+            .append(previous: last, entries: [], commit: .max), .appended(through: .max), .appendRejected(previous: .max, hint: last),
+            .heartbeat(commit: .max, readSequence: .max), .heartbeatResponse(readSequence: .max), .outdated, .timeoutNow, .readRequest(.max),
+            .readResponse(.max, index: .max), .committed(EntryPosition(index: .max, term: .max)),
+        ]
+        for member in [1, 2] {
+            for body in all { cluster.step(member, .received(message(3, to: UInt64(member), term: term, body))) }
+            cluster.step(member, .received(message(3, to: UInt64(member), term: term, .timeoutNow)))
+            #expect(cluster[member].raft.term == 1)
+        }
+        #expect(cluster[1].raft.isLeader)
+    }
+
     @Test("a lost tail is noticed: a member that rejects what it had confirmed is not counted for it any more")
     func lostTail() {
         var cluster = start(3)
