@@ -6,6 +6,11 @@ package enum Limits {
     package static let transactionOperationsMax = 128
     /// Depth of transactions within transactions: deeper ones come from nobody's client, and recursion must end.
     package static let transactionDepthMax = 8
+    /// Compares and operations of a transaction, those of nested ones included: within etcd's bound per level, nested ones could be a hundred
+    /// thousand, and what is checked for each pair of them takes the store's thread for minutes.
+    package static let transactionStepsMax = 2_048
+    /// Keys that a transaction's ranges look at together, when there are several ranges: each may be the whole store.
+    package static let transactionKeysMax = 1_000_000
     /// LMDB and log frames stay small; etcd has no bound but the request's.
     package static let keyBytesMax = 64 * 1024
     /// Kubernetes' bound on a Secret's data.
@@ -23,6 +28,8 @@ package enum Limits {
     package static let watcherEventsMax = 16_384
     /// Watches on one stream or connection.
     package static let watchesPerConnectionMax = 100_000
+    /// Watches of one member, all connections together: a gigabyte of them, about.
+    package static let watchesMax = 1_000_000
     /// One frame of the log: a batch of entries.
     package static let logFrameBytesMax = 8 << 20
     /// One segment of the log, pre-filled.

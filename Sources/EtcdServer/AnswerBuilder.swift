@@ -5,6 +5,7 @@ import MVCC
 import NIOCore
 import ReplicaService
 import RPC
+import Synchronization
 
 /// From the Barrier's answers to etcd's messages. Values are fetched as ciphertext and opened while they are written into
 /// the response; one that does not open fails the whole answer.
@@ -13,9 +14,18 @@ struct AnswerBuilder: Sendable {
     let identity: EtcdService.Identity
     let term: UInt64
     let opener: BarrierOpener
+    /// Of the values fetched for one answer: a transaction may name one large value a thousand times.
+    private final class Weight: Sendable { let bytes = Atomic(0) }
+    private var weight: Weight?
+
+    init(barrier: Barrier, identity: EtcdService.Identity, term: UInt64, opener: BarrierOpener) {
+        self.barrier = barrier; self.identity = identity; self.term = term; self.opener = opener
+    }
 
     /// gRPC clients take no more by default than this (etcd's take 2 GiB); larger is asked for in pieces.
-    private static let answerBytesMax = 1 << 30
+    static let answerBytesMax = 1 << 30
+
+    static let tooLarge = Status(.resourceExhausted, "etcdserver: the answer is too large: ask with a limit")
 
     func header(_ revision: Int64) -> ResponseHeader {
         ResponseHeader(clusterID: identity.clusterID, memberID: identity.memberID, revision: revision, raftTerm: term)
@@ -23,7 +33,7 @@ struct AnswerBuilder: Sendable {
 
     func framed<M: WireMessage>(_ message: M, allocator: ByteBufferAllocator) throws -> ByteBuffer {
         let size = message.encodedBytes
-        guard size <= Self.answerBytesMax else { throw Status(.resourceExhausted, "etcdserver: the answer is too large: ask with a limit") }
+        guard size <= Self.answerBytesMax else { throw Self.tooLarge }
         return try MessageFraming.framed(capacity: size, allocator: allocator) { buffer throws in try message.encode(into: &buffer, opener: opener) }
     }
 
@@ -54,6 +64,11 @@ struct AnswerBuilder: Sendable {
 
     /// The whole gRPC frame.
     func message(_ body: AnswerBody, _ reply: EtcdLoop.Reply, allocator: ByteBufferAllocator) throws -> ByteBuffer {
+        var weighing = self
+        weighing.weight = Weight()
+        return try weighing.weighed(body, reply, allocator: allocator)
+    }
+    private func weighed(_ body: AnswerBody, _ reply: EtcdLoop.Reply, allocator: ByteBufferAllocator) throws -> ByteBuffer {
         switch (reply, body) {
         case (.put, .command(.operation(.put(let previous)), let revision)):
             let message = PutResponseMessage(header: header(revision), prevKV: try previous.map { try keyValue($0) })
@@ -98,11 +113,14 @@ struct AnswerBuilder: Sendable {
     // MARK: Key-value
 
     func keyValue(_ version: KeyVersion, withValue: Bool = true, value: SealedValue? = nil) throws -> KeyValueMessage {
-        KeyValueMessage(
+        let sealed = withValue ? try value ?? barrier.sealedValue(of: version) : nil
+        if let weight {
+            let bytes = version.key.count + (sealed?.plaintextByteCount ?? 0)
+            guard weight.bytes.add(bytes, ordering: .relaxed).newValue <= Self.answerBytesMax else { throw Self.tooLarge }
+        }
+        return KeyValueMessage(
             key: Bytes(Keyspace.name(version.key)), createRevision: version.createRevision, modRevision: version.revision.main,
-            version: version.version,
-            value: withValue ? .sealed(try value ?? barrier.sealedValue(of: version), storedKey: version.key) : .none,
-            lease: version.lease)
+            version: version.version, value: sealed.map { .sealed($0, storedKey: version.key) } ?? .none, lease: version.lease)
     }
 
     private func range(_ result: RangeResult, _ shape: RangeShape, header: ResponseHeader?) throws -> RangeResponseMessage {

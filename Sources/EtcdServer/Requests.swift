@@ -146,17 +146,22 @@ extension TransactionRequestMessage {
     }
 
     /// etcd's `checkTxnRequest`: bounds, then each operation by its own rules. Duplicate keys are found by apply.
-    func validate(depth: Int = 1) throws(Status) {
+    func validate() throws(Status) {
+        var steps = 0
+        try validate(depth: 1, steps: &steps)
+    }
+    private func validate(depth: Int, steps: inout Int) throws(Status) {
         guard depth <= Limits.transactionDepthMax else { throw .nestedTooDeep }
         let most = max(compare.count, success.count, failure.count)
-        guard most <= Limits.transactionOperationsMax else { throw .tooManyOperations }
+        steps += compare.count + success.count + failure.count
+        guard most <= Limits.transactionOperationsMax, steps <= Limits.transactionStepsMax else { throw .tooManyOperations }
         for compare in compare where compare.key.isEmpty { throw .emptyKey }
         for operation in success + failure {
             switch operation.request {
             case .range(let request): try request.validate()
             case .put(let request): try request.validate()
             case .deleteRange(let request): try request.validate()
-            case .transaction(let nested): try nested.validate(depth: depth + 1)
+            case .transaction(let nested): try nested.validate(depth: depth + 1, steps: &steps)
             // An operation without a request: etcd says it of an unset oneof.
             case nil: throw Status(.invalidArgument, "etcdserver: key not found")
             }

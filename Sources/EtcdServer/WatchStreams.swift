@@ -15,6 +15,15 @@ struct WatchStream {
     var unreported: [WatchID: Int] = [:]
     /// A manual progress request is under way; its answer serves those that come meanwhile.
     var awaitsProgress = false
+
+    private static let autoID: Int64 = 0
+    /// The id of a new watch: the client's choice, or the least that is free from the last one on. `nil`: it is taken.
+    mutating func takeID(_ wanted: Int64) -> Int64? {
+        guard wanted == Self.autoID else { return watches[wanted] == nil ? wanted : nil }
+        while watches[nextID] != nil { nextID += 1 }
+        defer { nextID += 1 }
+        return nextID
+    }
 }
 
 /// What the loop knows of a watch.
@@ -31,7 +40,8 @@ struct WatchEntry {
 extension EtcdConnection {
     /// A fragmented watch response is cut before it exceeds what a client's gRPC takes.
     private static let fragmentBytesMax = Limits.requestBytesMax
-    private static let autoID: Int64 = 0
+    /// Of all the connection's streams.
+    private var watchCount: Int { watchStreams.values.reduce(0) { $0 + $1.watches.count } }
 
     func watchRequest(_ message: WatchRequestMessage, on stream: StreamID) throws {
         transport.start(stream)
@@ -47,7 +57,7 @@ extension EtcdConnection {
     }
 
     private func createWatch(_ request: WatchCreateRequestMessage, on stream: StreamID) {
-        guard var state = watchStreams[stream] else { return }
+        guard watchStreams[stream] != nil else { return }
         // etcd: no key is the least key; an end of one zero byte is "no end".
         let interval = KeyRange(key: request.key.isEmpty ? [0] : request.key, wireEnd: request.rangeEnd)
         let admission: Admission
@@ -61,13 +71,9 @@ extension EtcdConnection {
         if let end = interval.end, !interval.isFromKey, !interval.key.lexicographicallyPrecedes(end) {
             return refuseWatch(on: stream, "mvcc: watcher range is empty")
         }
-        guard state.watches.count < Limits.watchesPerConnectionMax else { return refuseWatch(on: stream, "etcdserver: too many watches on one stream") }
-        var clientID = request.watchID
-        if clientID == Self.autoID {
-            while state.watches[state.nextID] != nil { state.nextID += 1 }
-            clientID = state.nextID
-            state.nextID += 1
-        } else if state.watches[clientID] != nil {
+        // In its place: a copy of the table for each new watch would take long for many.
+        guard watchCount < Limits.watchesPerConnectionMax else { return refuseWatch(on: stream, "etcdserver: too many watches on one connection") }
+        guard let clientID = watchStreams[stream]?.takeID(request.watchID) else {
             return refuseWatch(on: stream, "mvcc: duplicate watch ID provided on the WatchStream")
         }
         var options = WatchOptions()
@@ -77,8 +83,8 @@ extension EtcdConnection {
         if request.progressNotify { options.progressIntervalMilliseconds = service.progressIntervalMilliseconds }
         let entry = WatchEntry(
             connection: self, stream: stream, clientID: clientID, wantsPrevious: request.prevKV, fragments: request.fragment, operation: admission.operation)
-        state.watches[clientID] = loop.watch(Keyspace.plain.stored(interval), options: options, entry: entry)
-        watchStreams[stream] = state
+        let watch = loop.watch(Keyspace.plain.stored(interval), options: options, entry: entry)
+        watchStreams[stream]?.watches[clientID] = watch
     }
 
     /// As etcd words it: created and cancelled in one message, with the id -1.
@@ -144,14 +150,17 @@ extension EtcdConnection {
         var bytes = 0, first = 0
         for (index, event) in events.enumerated() {
             let next = try eventMessage(event, entry, builder)
-            let size = entry.fragments ? next.encodedBytes : 0
-            if entry.fragments, bytes > 0, bytes + size > Self.fragmentBytesMax {
-                message.fragment = true
+            let size = entry.fragments || events.count > 1 ? next.encodedBytes : 0
+            // Between revisions for everybody: history of many large values is no single message.
+            let isNext = index > first && events[index - 1].version.revision.main != event.version.revision.main
+            if bytes > 0, bytes + size > Self.fragmentBytesMax, entry.fragments || isNext {
+                message.fragment = entry.fragments
                 transport.send(try framed(&message, events[first..<index], entry, builder), on: entry.stream)
                 message.events.removeAll(keepingCapacity: true)
                 (bytes, first) = (0, index)
             }
             bytes += size
+            guard bytes <= AnswerBuilder.answerBytesMax else { throw AnswerBuilder.tooLarge }
             message.events.append(next)
         }
         message.fragment = false

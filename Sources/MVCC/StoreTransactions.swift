@@ -8,6 +8,7 @@ extension Store {
     ) -> Result<CommandResult, CommandRefusal> {
         do throws(CommandRefusal) {
             try transaction.validate()
+            try checkEffort(transaction)
             for guarded in guards where guardOf(guarded.range) != guarded { throw .guardFailed }  // (1)
             var path: [Bool] = []
             resolve(transaction, &path)  // (2)
@@ -25,12 +26,27 @@ extension Store {
     /// A transaction that writes nothing, answered from now without going through the log; `nil` if the guards do not hold.
     package func read(_ transaction: Transaction, guards: [Guard]) throws(CommandRefusal) -> OperationResult {
         try transaction.validate()
+        try checkEffort(transaction)
         for guarded in guards where guardOf(guarded.range) != guarded { throw .guardFailed }
         var path: [Bool] = [], position = 0, plan = Plan()
         resolve(transaction, &path)
         try checkRanges(transaction, path, &position, &plan)
         position = 0
         return try read(transaction, path, &position)
+    }
+
+    /// A single range may be the whole store; several together may look at so many keys, whichever of the branches they are in.
+    private func checkEffort(_ transaction: Transaction) throws(CommandRefusal) {
+        let ranges = transaction.ranges
+        guard ranges.count > 1 else { return }
+        var left = Limits.transactionKeysMax
+        for range in ranges {
+            index.scan(range) { _ in
+                left -= 1
+                return left >= 0
+            }
+            guard left >= 0 else { throw .limitReached }
+        }
     }
 
     // MARK: (2) Compares
@@ -168,18 +184,34 @@ extension Transaction {
 
     /// Bounds and etcd's rule against duplicate keys; the front door's check as well as apply's.
     package func validate(operationsMax: Int = Limits.transactionOperationsMax) throws(CommandRefusal) {
-        try checkBounds(operationsMax, depth: 1)
+        var steps = 0
+        try checkBounds(operationsMax, depth: 1, steps: &steps)
         _ = try written(success)
         _ = try written(failure)
     }
 
-    private func checkBounds(_ operationsMax: Int, depth: Int) throws(CommandRefusal) {
+    private func checkBounds(_ operationsMax: Int, depth: Int, steps: inout Int) throws(CommandRefusal) {
         if depth > Limits.transactionDepthMax { throw .nestingTooDeep }
         let count = max(compares.count, success.count, failure.count)
-        if count > operationsMax { throw .tooManyOperations }
+        steps += compares.count + success.count + failure.count
+        if count > operationsMax || steps > Limits.transactionStepsMax { throw .tooManyOperations }
         for operation in success + failure {
-            if case .transaction(let nested) = operation { try nested.checkBounds(operationsMax - count, depth: depth + 1) }
+            if case .transaction(let nested) = operation { try nested.checkBounds(operationsMax - count, depth: depth + 1, steps: &steps) }
         }
+    }
+
+    /// Of more than one key, that it reads, compares or deletes; in all branches.
+    fileprivate var ranges: [KeyRange] {
+        var found = compares.filter { if case .resolved = $0.target { false } else { true } }.map(\.range)
+        for operation in success + failure {
+            switch operation {
+            case .range(let request): found.append(request.range)
+            case .deleteRange(let request): found.append(request.range)
+            case .put: break
+            case .transaction(let nested): found += nested.ranges
+            }
+        }
+        return found.filter { $0.end != nil }
     }
 
     /// What a branch may write: no key may be put twice, nor put and deleted, except that the two branches of one nested transaction

@@ -19,7 +19,12 @@ package struct WatchMatcher: Sendable {
         var greatest: Bytes?
     }
 
-    private var ranges: [ID: KeyRange] = [:]
+    /// Where a watch lies: its range, and its place among the ids of that key or node, so that thousands of them end in no time.
+    private struct Place: Sendable {
+        var range: KeyRange
+        var position = 0
+    }
+    private var places: [ID: Place] = [:]
     private var single: [Bytes: [ID]] = [:]
     private var nodes: [Node] = []
     private var free: [Int] = []
@@ -28,29 +33,34 @@ package struct WatchMatcher: Sendable {
 
     package init() {}
 
-    package var count: Int { ranges.count }
-    package func range(of id: ID) -> KeyRange? { ranges[id] }
+    package var count: Int { places.count }
+    package func range(of id: ID) -> KeyRange? { places[id]?.range }
 
     /// A range that holds no key matches nothing. Registering an id again replaces its range.
     package mutating func register(_ id: ID, _ range: KeyRange) {
         remove(id)
-        ranges[id] = range
-        guard let end = range.end else { return single[range.key, default: []].append(id) }
+        places[id] = Place(range: range)
+        guard let end = range.end else {
+            single[range.key, default: []].append(id)
+            places[id]?.position = (single[range.key]?.count ?? 1) - 1
+            return
+        }
         let high = range.isFromKey ? nil : end
         if let high, !precedes(range.key, high) { return }
         root = insert(id, range.key, high, at: root)
     }
 
     package mutating func remove(_ id: ID) {
-        guard let range = ranges.removeValue(forKey: id) else { return }
+        guard let place = places.removeValue(forKey: id) else { return }
+        let range = place.range
         guard let end = range.end else {
-            single[range.key]?.removeAll { $0 == id }
+            if let moved = single[range.key]?.takeOut(at: place.position) { places[moved]?.position = place.position }
             if single[range.key]?.isEmpty == true { single[range.key] = nil }
             return
         }
         let high = range.isFromKey ? nil : end
         if let high, !precedes(range.key, high) { return }
-        root = remove(id, range.key, high, at: root)
+        root = remove(place.position, range.key, high, at: root)
     }
 
     /// The ids of all watches whose range holds the key, in ascending order.
@@ -125,7 +135,9 @@ package struct WatchMatcher: Sendable {
             return nodes.count - 1
         }
         switch order(low, high, slot) {
-        case 0: nodes[slot].ids.append(id)
+        case 0:
+            places[id]?.position = nodes[slot].ids.count
+            nodes[slot].ids.append(id)
         case -1:
             let child = insert(id, low, high, at: nodes[slot].left)
             nodes[slot].left = child
@@ -139,14 +151,14 @@ package struct WatchMatcher: Sendable {
         return slot
     }
 
-    private mutating func remove(_ id: ID, _ low: Bytes, _ high: Bytes?, at slot: Int) -> Int {
+    private mutating func remove(_ position: Int, _ low: Bytes, _ high: Bytes?, at slot: Int) -> Int {
         precondition(slot >= 0, "a registered range is in the tree")
         switch order(low, high, slot) {
         case 0:
-            nodes[slot].ids.removeAll { $0 == id }
+            if let moved = nodes[slot].ids.takeOut(at: position) { places[moved]?.position = position }
             return nodes[slot].ids.isEmpty ? drop(slot) : slot
-        case -1: nodes[slot].left = remove(id, low, high, at: nodes[slot].left)
-        default: nodes[slot].right = remove(id, low, high, at: nodes[slot].right)
+        case -1: nodes[slot].left = remove(position, low, high, at: nodes[slot].left)
+        default: nodes[slot].right = remove(position, low, high, at: nodes[slot].right)
         }
         update(slot)
         return slot
@@ -170,5 +182,15 @@ package struct WatchMatcher: Sendable {
         }
         update(up)
         return up
+    }
+}
+
+extension [WatchMatcher.ID] {
+    /// The last one takes its place; answers which one that was.
+    fileprivate mutating func takeOut(at position: Int) -> WatchMatcher.ID? {
+        let last = removeLast()
+        guard position < count else { return nil }
+        self[position] = last
+        return last
     }
 }

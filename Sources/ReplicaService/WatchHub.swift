@@ -33,8 +33,10 @@ struct WatchHub {
     private let eventsMax: Int
     private var watches: [UInt64: Watch] = [:]
     private var matcher = WatchMatcher()
-    /// Ids of watches that catch up; the first comes next.
+    /// Ids of watches that catch up; the first comes next. Those that ended meanwhile are still in it: `behindEnded` of them.
     private var behind: [UInt64] = []
+    private var behindEnded = 0
+    /// Those that ended are dropped with the next tick.
     private var periodic: [UInt64] = []
     private var progressRequests: [(watches: [WatchID], sink: any WatchSink)] = []
     private var outgoing = Outgoing<any WatchSink, WatchDelivery>()
@@ -46,7 +48,7 @@ struct WatchHub {
     init(eventsMax: Int) { self.eventsMax = eventsMax }
 
     var count: Int { watches.count }
-    var countBehind: Int { behind.count }
+    var countBehind: Int { behind.count - behindEnded }
     var canCatchUp: Bool { behind.contains { isHungry($0) } }
 
     private func isHungry(_ id: UInt64) -> Bool { watches[id].map { $0.outstanding <= eventsMax / 2 } ?? true }
@@ -66,13 +68,13 @@ struct WatchHub {
         if !isLive { behind.append(id.rawValue) }
         if options.progressIntervalMilliseconds > 0 { periodic.append(id.rawValue) }
         tell(id.rawValue, sink, .created(revision: revision))
+        if watches.count > Limits.watchesMax { cancel(id, because: .unavailable("too many watches"), revision: revision) }
     }
 
     mutating func cancel(_ id: WatchID, because reason: WatchCancellation, revision: Int64) {
         guard let watch = watches.removeValue(forKey: id.rawValue) else { return }
         matcher.remove(id.rawValue)
-        behind.removeAll { $0 == id.rawValue }
-        periodic.removeAll { $0 == id.rawValue }
+        if !watch.isLive { behindEnded += 1 }
         tell(id.rawValue, watch.sink, .cancelled(reason, revision: revision))
     }
     mutating func cancelAll(because reason: WatchCancellation, revision: Int64) {
@@ -127,6 +129,10 @@ struct WatchHub {
 
     /// A few chunks for those who are behind and have consumed enough.
     mutating func catchUp(_ store: borrowing Store, now: Int64) {
+        if behindEnded > 0 {
+            behind.removeAll { watches[$0] == nil }
+            behindEnded = 0
+        }
         for _ in 0..<Self.chunksPerTurn {
             guard let position = behind.firstIndex(where: { isHungry($0) }) else { return }
             let id = behind.remove(at: position)
@@ -139,6 +145,7 @@ struct WatchHub {
                 if history.through >= store.revision { watches[id]?.isLive = true } else { behind.append(id) }
             } catch {
                 cancel(WatchID(id), because: .compacted(compactRevision: store.compactRevision), revision: store.revision)
+                behindEnded -= 1  // It is taken out already.
             }
         }
     }
@@ -170,6 +177,7 @@ struct WatchHub {
     }
 
     mutating func tick(revision: Int64, now: Int64) {
+        periodic.removeAll { watches[$0] == nil }
         for id in periodic {
             guard let watch = watches[id], watch.isLive, now - watch.toldAt >= watch.options.progressIntervalMilliseconds else { continue }
             watches[id]?.toldAt = now

@@ -149,6 +149,41 @@ import Testing
         }
     }
 
+    @Test("history of large values comes in several responses, whole revisions each, also to whoever asked for no fragments")
+    func splitsHistory() async throws {
+        try await ServedStore.run { store in
+            let value = String(repeating: "v", count: 700_000), first = try await store.put("k", value)
+            for _ in 0..<5 { try await store.put("k", value) }
+            var reader = try await Reader(store)
+            try reader.call.send(create("k") { $0.startRevision = first })
+            #expect(try await reader.next().created)
+            var revisions: [Int64] = [], responses = 0
+            while revisions.count < 6 {
+                let response = try await reader.next()
+                #expect(!response.fragment)
+                responses += 1
+                revisions += response.events.compactMap { $0.kv?.modRevision }
+            }
+            #expect(revisions == Array(first..<first + 6) && responses >= 3)
+        }
+    }
+
+    @Test("many watches of one stream begin and end, and ids are given anew")
+    func many() async throws {
+        try await ServedStore.run { store in
+            var reader = try await Reader(store)
+            for _ in 0..<2_000 { try reader.call.send(create("k")) }
+            try reader.call.send(create("k") { $0.watchID = 2_000 })
+            try reader.call.send(create("k"))
+            var ids: [Int64] = []
+            while ids.count < 2_002 { ids.append(try await reader.next().watchID) }
+            #expect(ids == Array(0..<2_000) + [2_000, 2_001])
+            try reader.call.send(create("k") { $0.watchID = 7 })
+            let refused = try await reader.next()
+            #expect(refused.canceled && refused.cancelReason == "mvcc: duplicate watch ID provided on the WatchStream")
+        }
+    }
+
     @Test("a large transaction comes in fragments to whoever asked for them")
     func fragments() async throws {
         try await ServedStore.run { store in

@@ -38,6 +38,29 @@ struct WatchMatcherTests {
         #expect(matcher.match(bytes("dir/123")) == [1_000_000])
     }
 
+    @Test("watches that begin and end alike go one by one, in any order, and the others stay")
+    func alike() {
+        for range in [KeyRange(bytes("k")), .prefix(bytes("k"))] {
+            var matcher = WatchMatcher()
+            for id in 0..<1_000 as Range<UInt64> { matcher.register(id, range) }
+            for id in stride(from: 0 as UInt64, to: 1_000, by: 3) { matcher.remove(id) }
+            for id in stride(from: 997 as UInt64, through: 1, by: -3) { matcher.remove(id) }
+            #expect(matcher.match(bytes("k")) == Array(stride(from: 2 as UInt64, to: 1_000, by: 3)))
+            matcher.register(5_000, range)
+            for id in stride(from: 2 as UInt64, to: 1_000, by: 3) { matcher.remove(id) }
+            #expect(matcher.match(bytes("k")) == [5_000])
+        }
+    }
+
+    @Test("fifty thousand watches of one key, and of one prefix, end in no time")
+    func endTogether() {
+        var matcher = WatchMatcher()
+        for id in 0..<100_000 as Range<UInt64> { matcher.register(id, id % 2 == 0 ? KeyRange(bytes("k")) : .prefix(bytes("k"))) }
+        let begin = ContinuousClock.now
+        for id in 0..<100_000 as Range<UInt64> { matcher.remove(id) }
+        #expect(matcher.count == 0 && ContinuousClock.now - begin < .seconds(20))
+    }
+
     @Test("registering an id again replaces its range; an empty range matches nothing")
     func replacing() {
         var matcher = WatchMatcher()
