@@ -89,7 +89,7 @@ library("EtcdServer", "Barrier", "ReplicaService", "MVCC", "EtcdProtocol", "RPC"
 library("EtcdClient", "EtcdProtocol", "RPC", "Basics", External.core, External.posix, External.ssl, tests: nil)
 library("APIServer", "ObjectStore", "Barrier", "Access", "NodeProtocol", "Audit", "Resources", "SecretMemory", "Certificates", "Basics",
         External.hummingbird, External.hummingbirdHTTP2, External.hummingbirdCore, External.httpTypes, External.core, External.ssl, External.logging, External.lifecycle, tests: [External.httpClient, External.foundationCompat, External.http1])
-library("StatusServer", "Barrier", "ReplicaService", "MVCC", "Sealing", External.hummingbird, External.httpTypes, External.core, External.logging, External.lifecycle,
+library("StatusServer", "Barrier", "ReplicaService", "MVCC", "Sealing", External.hummingbird, External.hummingbirdCore, External.httpTypes, External.core, External.logging, External.lifecycle,
         tests: ["SecretMemory", "Basics", External.httpClient, External.http1])
 library("APIClient", "Resources", "SecretMemory", "Basics", External.httpClient, External.core, External.http1, External.ssl)
 library("NodeAgent", "NodeProtocol", "Mounts", "SecretMemory", "CLinux", "CSodium", "Basics",

@@ -16,6 +16,8 @@ enum APILimits {
     static let generatedNameAttemptsMax = 8
     /// What one node may tell of itself: a pod has a hundred volumes at most.
     static let acknowledgementsPerNodeMax = Limits.podsPerNodeMax * 100
+    /// From accept to the first bytes of a request, TLS included: who cannot say anything by then holds a place for nothing.
+    static let firstBytesMilliseconds: Int64 = 10_000
     /// A connection without a request under way is closed.
     static let connectionIdleSeconds: Int64 = 180
 }

@@ -30,6 +30,8 @@ package final class APIServer: Service {
         package var isOneOfMany = false
         package var leads: @Sendable () -> Bool = { true }
         package var heartbeatSeconds = 5.0
+        package var connectionsMax = Limits.connectionsMax
+        package var firstBytesMilliseconds = APILimits.firstBytesMilliseconds
         package var clock: @Sendable () -> Date = { Date() }
         package init(host: String, port: Int, tls: TLSConfiguration) { self.host = host; self.port = port; self.tls = tls }
     }
@@ -61,12 +63,15 @@ package final class APIServer: Service {
         defer { binding.fail() }
         var application = ApplicationConfiguration(address: .hostname(configuration.host, port: configuration.port), serverName: nil)
         application.reuseAddress = true
-        application.availableConnectionsDelegate = MaximumAvailableConnections(Limits.connectionsMax)
-        let server = try HTTPServerBuilder.http2Upgrade(
-            tlsConfiguration: configuration.tls,
-            configuration: .init(
-                idleTimeout: .seconds(APILimits.connectionIdleSeconds), gracefulCloseTimeout: .seconds(5),
-                streamConfiguration: .init(additionalChannelHandlers: [InboundEnd()], idleTimeout: .seconds(APILimits.connectionIdleSeconds))))
+        application.availableConnectionsDelegate = MaximumAvailableConnections(configuration.connectionsMax)
+        let server = HTTPServerBuilder { [configuration] responder in
+            SpeakingInTime(base: try HTTP2UpgradeChannel(
+                tlsConfiguration: configuration.tls,
+                configuration: .init(
+                    idleTimeout: .seconds(APILimits.connectionIdleSeconds), gracefulCloseTimeout: .seconds(5),
+                    streamConfiguration: .init(additionalChannelHandlers: [InboundEnd()], idleTimeout: .seconds(APILimits.connectionIdleSeconds))),
+                responder: responder), milliseconds: configuration.firstBytesMilliseconds)
+        }
         let app = Application(
             responder: endpoints, server: server, configuration: application,
             onServerRunning: { channel in binding.succeed(channel.localAddress?.port ?? 0) }, logger: logger)

@@ -140,8 +140,13 @@ final class Call: Sendable {
             return AuditRecord(
                 timeMilliseconds: UInt64(max(0, clock().timeIntervalSince1970 * 1000)), surface: state.surface,
                 who: state.impersonator.map { "\($0) as \(state.identity.user)" } ?? state.identity.user, verb: state.verb,
-                resource: state.resource, decision: decision, outcome: outcome, count: count)
+                resource: Self.cut(state.resource), decision: decision.cut, outcome: outcome, count: count)
         }
+    }
+    /// What somebody without a certificate made up goes into the trail, and fills the disk: no honest name is as long.
+    fileprivate static func cut(_ text: String) -> String {
+        let bytesMax = 1_024
+        return text.utf8.count <= bytesMax ? text : String(decoding: text.utf8.prefix(bytesMax), as: UTF8.self) + "…"
     }
     /// Returns when the record is durable.
     private func record(_ decision: AuditRecord.Decision, outcome: String, count: Int) async throws(Status) {
@@ -154,5 +159,14 @@ final class Call: Sendable {
     private static func refusal(_ error: AuditError) -> Status {
         if case .overloaded = error { return .tooManyRequests("the audit trail is behind, please try again later", retryAfterSeconds: 1) }
         return .serviceUnavailable("the audit trail cannot be written; nothing is done unseen")
+    }
+}
+
+extension AuditRecord.Decision {
+    fileprivate var cut: Self {
+        switch self {
+        case .allowed(let why): .allowed(because: Call.cut(why))
+        case .denied(let why): .denied(because: Call.cut(why))
+        }
     }
 }

@@ -144,6 +144,13 @@ int clinux_forbid_core(void) {
     struct rlimit none = {0, 0};
     return answer(setrlimit(RLIMIT_CORE, &none));
 }
+int64_t clinux_raise_files(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return -1;
+    struct rlimit raised = {limit.rlim_max, limit.rlim_max};
+    if (limit.rlim_cur < limit.rlim_max && setrlimit(RLIMIT_NOFILE, &raised) == 0) limit = raised;
+    return limit.rlim_cur > INT32_MAX ? INT32_MAX : (int64_t)limit.rlim_cur;
+}
 // Pages are locked as they come into being: locking whole mappings would make every thread's unused stack resident.
 int clinux_lock_memory(void) { return answer(mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT)); }
 uint64_t clinux_memory_lock_limit(void) {

@@ -1,6 +1,7 @@
 package import Barrier
 import HTTPTypes
 import Hummingbird
+import HummingbirdCore
 package import Logging
 import MVCC
 import NIOCore
@@ -14,6 +15,10 @@ import Synchronization
 ///
 /// Names are etcd's where etcd has the figure (`etcd_server_has_leader`), `coffer_…` where it has not.
 package final class StatusServer: Service {
+    /// Anyone may connect, and take a descriptor: those who scrape are few, and speak at once.
+    package static let connectionsMax = 64
+    private static let idleSeconds: Int64 = 60
+
     private let host: String
     private let port: Int
     private let barrier: Barrier
@@ -37,8 +42,10 @@ package final class StatusServer: Service {
             Self.answer(.ok, #"{"etcdserver":"\#(apiVersion)","etcdcluster":"\#(apiVersion)"}"#, type: "application/json")
         }
         router.get("/metrics") { _, _ in Self.answer(.ok, Self.metrics(self.barrier), type: "text/plain; version=0.0.4; charset=utf-8") }
+        var configuration = ApplicationConfiguration(address: .hostname(host, port: port), serverName: nil)
+        configuration.availableConnectionsDelegate = MaximumAvailableConnections(Self.connectionsMax)
         let app = Application(
-            router: router, configuration: .init(address: .hostname(host, port: port), serverName: nil),
+            router: router, server: .http1(configuration: .init(idleTimeout: .seconds(Self.idleSeconds))), configuration: configuration,
             onServerRunning: { channel in self.bound.withLock { $0 = channel.localAddress?.port } }, logger: logger)
         try await app.run()
     }

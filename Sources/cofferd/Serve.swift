@@ -141,11 +141,14 @@ struct Serve: AsyncParsableCommand {
             peerURLs: member?.peerURLs ?? [], clientURLs: [advertiseClientUrls ?? listenClientUrls.url])
         let etcd = EtcdService(
             barrier: barrier, identity: identity, control: ServiceControl(barrier.service), trail: FileTrail(log: audit, now: wallMilliseconds), logger: logger)
+        // Before anybody may connect.
+        let connections = ConnectionBudget(filesMax: Int(clinux_raise_files()))
         let tls = listenClientUrls.isTLS ? try pki.etcdContext(certificate: certFile, key: keyFile, authority: trustedCaFile) : nil
         let server: Server
         do {
             server = try await Server.listen(
-                Server.Configuration(host: listenClientUrls.host, port: listenClientUrls.port, tls: tls), group: group, factory: etcd, logger: logger)
+                Server.Configuration(host: listenClientUrls.host, port: listenClientUrls.port, tls: tls, connectionsMax: connections.clients),
+                group: group, factory: etcd, logger: logger)
         } catch { throw ListenFailure(url: listenClientUrls.url, reason: error) }
         var etcdAddress = listenClientUrls
         etcdAddress.port = server.port
@@ -156,6 +159,7 @@ struct Serve: AsyncParsableCommand {
             host: listenSecretsUrl.host, port: listenSecretsUrl.port,
             tls: try TransportSecurity.server(pki.server, clients: pki.authority.certificate, certificates: .optional))
         configuration.schedules = !noScheduler
+        configuration.connectionsMax = connections.secrets
         if member != nil {
             configuration.isOneOfMany = true
             configuration.leads = {

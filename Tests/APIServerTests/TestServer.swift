@@ -65,7 +65,7 @@ final class TestServer: Sendable {
     private let group: ServiceGroup
     let server: APIServer
 
-    init(keyValue: MemoryKeyValue = MemoryKeyValue(), schedules: Bool = true, heartbeatSeconds: Double = 5) async throws {
+    init(keyValue: MemoryKeyValue = MemoryKeyValue(), schedules: Bool = true, heartbeatSeconds: Double = 5, firstBytesMilliseconds: Int64? = nil) async throws {
         let directory = try TemporaryDirectory()
         self.directory = directory
         self.keyValue = keyValue
@@ -78,6 +78,7 @@ final class TestServer: Sendable {
         let offset = TestClock()
         configuration.schedules = schedules
         configuration.heartbeatSeconds = heartbeatSeconds
+        if let firstBytesMilliseconds { configuration.firstBytesMilliseconds = firstBytesMilliseconds }
         configuration.clock = { offset.now() }
         clock = offset
         var logger = Logger(label: "test")

@@ -1,6 +1,16 @@
 import Basics
 import Testing
 
+@Suite struct ConnectionBudgetTests {
+    @Test("connections never take the files that the store needs", arguments: [0, 1, 10, 300, 1_024, 4_096, 1 << 20, Int.max])
+    func leavesFiles(files: Int) {
+        let budget = ConnectionBudget(filesMax: files)
+        #expect(budget.clients >= 1 && budget.secrets >= 1 && max(budget.clients, budget.secrets) <= Limits.connectionsMax)
+        guard files > 10 else { return }
+        #expect(files - budget.clients - budget.secrets >= min(ConnectionBudget.filesReserved, files / 2))
+    }
+}
+
 @Suite struct KeyRangeTests {
     @Test("a range means what etcd's key and range_end mean", arguments: [
         ("a", "", "a", true), ("a", "", "b", false), ("a", "", "", false),

@@ -75,6 +75,8 @@ int clinux_listmount(uint64_t parent, uint64_t last, uint64_t *ids, size_t capac
 // No core, no ptrace by others of the same user, no /proc/PID/mem.
 int clinux_forbid_dump(void);
 int clinux_forbid_core(void);
+/// Raises the limit on open files as far as it goes; answers it.
+int64_t clinux_raise_files(void);
 // All pages, present and future, stay in memory.
 int clinux_lock_memory(void);
 // RLIMIT_MEMLOCK in bytes; UINT64_MAX for none.
