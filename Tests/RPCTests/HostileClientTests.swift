@@ -217,7 +217,8 @@ import Testing
         // Each message is sent back, and the client's windows take nothing: 64 MiB wait, and the next message ends the stream.
         let isReset = NIOLockedValueBox(false)
         let server = try await Server.listen(
-            .init(host: "127.0.0.1", port: 0), group: Self.group, factory: EchoFactory(resets: { isReset.withLockedValue { $0 = true } }), logger: Logger(label: "test"))
+            .init(host: "127.0.0.1", port: 0), group: Self.group,
+            factory: EchoFactory(resets: { isReset.withLockedValue { $0 = true } }), logger: Logger(label: "test"))
         let channel = try await ClientBootstrap(group: Self.group).connect(host: "127.0.0.1", port: server.port).get()
         var conversation = frame(4, [0, 4, 0, 0, 0, 0]) + frame(1, flags: 4, stream: 1, head("/echo/Stream"))
         let echoed = data(1, message([UInt8](repeating: 1, count: 1 << 20)), end: false)
