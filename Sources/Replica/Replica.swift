@@ -98,6 +98,8 @@ package struct Replica: ~Copyable, Sendable {
     var repair = Repair.none
     var unfitness: String?
     var recognition: Recognition?
+    /// Before the first event consensus is told to be still: what is committed already is applied with that.
+    private var beginsQuarantined = false
     var witnessed: Witnesses
     /// Until then a survivor answers nobody: what is asked of it would count on members that are gone.
     var hasReduced: Bool
@@ -152,10 +154,7 @@ package struct Replica: ~Copyable, Sendable {
             repair = .lost(tellAt: 0)
         }
         beginRecognition(isNew: state.term == 0 && entries.isEmpty && self.store.appliedIndex == 0)
-        guard configuration.isRepairing || isAsking else { return }
-        var effects: [Raft.Effect] = []
-        raft.step(.quarantine(true), into: &effects)
-        precondition(effects.isEmpty, "a follower that is told to be still has nothing to say")
+        beginsQuarantined = configuration.isRepairing || isAsking
     }
 
     /// The log from the store's applied entry on, or as much as there is.
@@ -193,6 +192,10 @@ package struct Replica: ~Copyable, Sendable {
 
     package mutating func handle(_ event: consuming Event, into effects: inout EffectBuffer) {
         guard !isHalted else { return refuse(event, into: &effects) }
+        if beginsQuarantined {
+            beginsQuarantined = false
+            step(.quarantine(true), into: &effects)
+        }
         switch event {
         case .time(let milliseconds): now = max(now, milliseconds)
         case .tick: tick(into: &effects)

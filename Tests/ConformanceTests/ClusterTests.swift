@@ -24,7 +24,7 @@ import Testing
             #expect(status.output.matches(of: #/, true, false, /#).count == 1, "\(status.text)")
             try await cluster.agree(cluster.names)
             expect(try await cluster.etcdctl(["c"], "alarm", "list"), is: "")
-            expect(try await cluster.etcdctl(["c"], "snapshot", "save", cluster.home.path + "/snapshot"), 1, prints: "copy its data directory")
+            expect(try await cluster.etcdctl(["c"], "snapshot", "save", cluster.home.path + "/snapshot"), 5, prints: "copy its data directory")
             expect(try await cluster.cofferctl(["members", "list", "--endpoints", cluster.endpoints(["a"])]), prints: "IS LEARNER", "started")
             expect(try await cluster.cofferctl(["endpoint", "status", "--members", "--endpoints", cluster.endpoints(["a"])]), prints: "RAFT TERM", "true")
             expect(try await cluster.cofferctl(["endpoint", "health", "--endpoints", cluster.endpoints(cluster.names)]), prints: "true")
