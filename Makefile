@@ -5,7 +5,7 @@
 # make bitrot changes every byte of a data directory in turn (hours); make test takes a sample of both
 # make simulate runs clusters from seeds, deterministically: exits 0 only if no promise was broken (WORLD=raft STEPS=1000000 FROM=1 narrow it)
 # make mutants shows for every deliberate bug, compiled into a build of its own, whether the simulator catches it
-# make torture [HISTORIES=20] [MEMBERS=1] [SERVER=cofferd|etcd] [SEED=1] hurts real daemons and checks what their clients saw: exits 0 only if nothing was violated
+# make torture [HISTORIES=20] [MEMBERS="1 3"] [SERVER=cofferd|etcd] [SEED=1] hurts real daemons and checks what their clients saw: exits 0 only if nothing was violated
 SWIFT_BUILD = swift build --explicit-target-dependency-import-check error
 # Overlapping accesses are found by the compiler and, in the tests' debug builds, at run time; looking again in release costs some 4 % of a put.
 RELEASE = -c release -Xswiftc -enforce-exclusivity=unchecked
@@ -47,11 +47,12 @@ bitrot: setup-test
 	COFFER_ONLY=Barrier COFFER_BITROT=all swift test --skip-build --filter '^BarrierTests\.BitRotTests'
 
 HISTORIES = 20
-MEMBERS = 1
+MEMBERS = 1 3
 SERVER = cofferd
 torture: setup-test build
 	$(SWIFT_BUILD) $(RELEASE) --product coffer-torture
-	.build/release/coffer-torture --server $(SERVER) --members $(MEMBERS) --histories $(HISTORIES) --seed $(SEED)
+	failed=0; for members in $(MEMBERS); do \
+	    .build/release/coffer-torture --server $(SERVER) --members $$members --histories $(HISTORIES) --seed $(SEED) || failed=1; done; exit $$failed
 
 simulate: setup-build
 	$(SWIFT_BUILD) $(RELEASE) --product simulate
