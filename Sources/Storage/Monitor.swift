@@ -1,27 +1,29 @@
+import CLinux
 import Glibc
 
-/// State behind a lock, with waiting for it to change (Hoare's monitor over a mutex and a condition of the monotonic clock).
+/// State behind a lock, with waiting for it to change (Hoare's monitor).
+///
+/// Waiting is on a word of its own and not on a condition variable: whoever wakes from one takes the mutex as if others waited for it, and
+/// pays for waking nobody when it lets go.
+///
+/// Invariant: `waiters` sleep, or are about to, until the word differs from what it is now.
 @safe package final class Monitor<State>: @unchecked Sendable {
     private let mutex: UnsafeMutablePointer<pthread_mutex_t>
-    private let condition: UnsafeMutablePointer<pthread_cond_t>
+    private let word: UnsafeMutablePointer<UInt32>
     private var state: State
     private var waiters = 0
 
     package init(_ state: State) {
         self.state = state
         unsafe mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
-        unsafe condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
-        var attributes = pthread_condattr_t()
-        unsafe pthread_condattr_init(&attributes)
-        unsafe pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
-        let status = unsafe (pthread_mutex_init(mutex, nil), pthread_cond_init(condition, &attributes))
-        precondition(status == (0, 0))
-        unsafe pthread_condattr_destroy(&attributes)
+        unsafe word = UnsafeMutablePointer<UInt32>.allocate(capacity: 1)
+        unsafe word.initialize(to: 0)
+        let status = unsafe pthread_mutex_init(mutex, nil)
+        precondition(status == 0)
     }
     deinit {
-        unsafe pthread_cond_destroy(condition)
         unsafe pthread_mutex_destroy(mutex)
-        unsafe condition.deallocate()
+        unsafe word.deallocate()
         unsafe mutex.deallocate()
     }
 
@@ -36,8 +38,12 @@ import Glibc
         unsafe pthread_mutex_lock(mutex)
         let result = body(&state)
         let wakes = waiters > 0
+        if wakes {
+            waiters = 0
+            unsafe word.pointee &+= 1
+        }
         unsafe pthread_mutex_unlock(mutex)
-        if wakes { unsafe pthread_cond_broadcast(condition) }
+        if wakes { unsafe clinux_futex_wake(word) }
         return result
     }
     /// Waits until `body` answers; asks again after every change.
@@ -46,23 +52,29 @@ import Glibc
         defer { unsafe pthread_mutex_unlock(mutex) }
         while true {
             if let result = body(&state) { return result }
-            waiters += 1
-            unsafe pthread_cond_wait(condition, mutex)
-            waiters -= 1
+            sleep(until: .max)
         }
     }
     /// The same, but not beyond `deadline` (monotonic nanoseconds); then `nil`.
     package func wait<R>(until deadline: UInt64, _ body: (inout State) -> R?) -> R? {
-        var time = timespec(tv_sec: Int(deadline / 1_000_000_000), tv_nsec: Int(deadline % 1_000_000_000))
         unsafe pthread_mutex_lock(mutex)
         defer { unsafe pthread_mutex_unlock(mutex) }
         while true {
             if let result = body(&state) { return result }
-            waiters += 1
-            let status = unsafe pthread_cond_timedwait(condition, mutex, &time)
-            waiters -= 1
-            if status == ETIMEDOUT { return body(&state) }
+            if sleep(until: deadline) == -ETIMEDOUT { return body(&state) }
         }
+    }
+    /// Without the mutex, which is held before and after.
+    @discardableResult
+    private func sleep(until deadline: UInt64) -> Int32 {
+        waiters += 1
+        let seen = unsafe word.pointee
+        unsafe pthread_mutex_unlock(mutex)
+        let status = unsafe clinux_futex_wait(word, seen, deadline)
+        unsafe pthread_mutex_lock(mutex)
+        // Nobody has woken it, so it is counted still.
+        if unsafe word.pointee == seen { waiters -= 1 }
+        return status
     }
 }
 

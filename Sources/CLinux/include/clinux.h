@@ -85,6 +85,12 @@ uint64_t clinux_memory_lock_limit(void);
 // Blocks for `count` bytes from `from` on, past the end of the file too, whose size stays as it is.
 int clinux_reserve(int file, int64_t from, int64_t count);
 
+// Sleeps while `*word` is `expected`, until woken or until the monotonic clock shows `deadline` nanoseconds; UINT64_MAX: without end.
+// -EAGAIN, -EINTR, -ETIMEDOUT: look again.
+int clinux_futex_wait(const uint32_t *word, uint32_t expected, uint64_t deadline);
+// Wakes all that sleep on it in this process.
+void clinux_futex_wake(const uint32_t *word);
+
 void clinux_wipe(void *memory, size_t count);
 // Milliseconds since boot, sleep included.
 int64_t clinux_boot_milliseconds(void);
