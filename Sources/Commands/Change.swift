@@ -7,7 +7,7 @@ import Resources
 
 package struct Label: AsyncParsableCommand, Verb {
     package static let configuration = CommandConfiguration(abstract: "Set labels (key=value) or remove them (key-).")
-    @Argument(help: "TYPE NAME… (or TYPE/NAME…) KEY=VALUE… KEY-…") var words: [String] = []
+    @Argument(help: "TYPE NAME… (or TYPE/NAME…) KEY=VALUE… KEY-…", completion: .resourceTypes) var words: [String] = []
     @OptionGroup var options: MapChangeOptions
     @OptionGroup package var global: GlobalOptions
     package init() {}
@@ -18,7 +18,7 @@ package struct Label: AsyncParsableCommand, Verb {
 
 package struct Annotate: AsyncParsableCommand, Verb {
     package static let configuration = CommandConfiguration(abstract: "Set annotations (key=value) or remove them (key-).")
-    @Argument(help: "TYPE NAME… (or TYPE/NAME…) KEY=VALUE… KEY-…") var words: [String] = []
+    @Argument(help: "TYPE NAME… (or TYPE/NAME…) KEY=VALUE… KEY-…", completion: .resourceTypes) var words: [String] = []
     @OptionGroup var options: MapChangeOptions
     @OptionGroup package var global: GlobalOptions
     package init() {}
@@ -99,7 +99,7 @@ struct MapChange {
 
 package struct PatchVerb: AsyncParsableCommand, Verb {
     package static let configuration = CommandConfiguration(commandName: "patch", abstract: "Change parts of a resource.")
-    @Argument(help: "TYPE NAME or TYPE/NAME.") var resources: [String] = []
+    @Argument(help: "TYPE NAME or TYPE/NAME.", completion: .resourceTypes) var resources: [String] = []
     @Option(name: [.customShort("p", allowingJoined: true), .long], help: "The patch, JSON or YAML.") var patch: String?
     @Option(name: .long, help: "A file that holds the patch; - is standard input.") var patchFile: String?
     @Option(help: "json, merge or strategic.") var type: PatchType = .strategic

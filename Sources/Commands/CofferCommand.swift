@@ -28,7 +28,11 @@ package struct CofferCommand: AsyncParsableCommand {
     /// Parses, runs, and answers the exit code: 0, or 1 for every failure, as `kubectl` does.
     package static func run(_ arguments: [String], in invocation: Invocation) async -> Int32 {
         do {
-            var command = try parseAsRoot(LeadingOptions.moved(BooleanFlags.plain(arguments)))
+            let words = normalized(arguments)
+            if let verb = words.first, !verb.hasPrefix("-"), !verbs.contains(verb) {
+                throw CommandError("unknown command \"\(verb)\" for \"cofferctl\"\nRun 'cofferctl --help' for usage.")
+            }
+            var command = try parseAsRoot(words)
             // What is no verb is a group of them, whose help is asked for.
             if let verb = command as? any Verb { try await verb.run(in: invocation) } else { try command.run() }
             return 0
@@ -37,6 +41,12 @@ package struct CofferCommand: AsyncParsableCommand {
         } catch {
             return report(error, invocation)
         }
+    }
+
+    /// The verb first, so that what depends on it finds it.
+    static func normalized(_ arguments: [String]) -> [String] { BooleanFlags.plain(JoinedValues.split(LeadingOptions.moved(arguments))) }
+    private static var verbs: [String] {
+        configuration.groupedSubcommands.flatMap(\.subcommands).flatMap { [$0._commandName] + $0.configuration.aliases } + ["help"]
     }
 
     private static func report(_ error: any Error, _ invocation: Invocation) -> Int32 {

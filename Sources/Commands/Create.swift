@@ -1,6 +1,7 @@
 import APIClient
 package import ArgumentParser
 import Basics
+import NIOSSL
 import Resources
 import SecretMemory
 
@@ -129,7 +130,22 @@ package struct CreateTLSSecret: AsyncParsableCommand, Verb {
         let certificate = try inputs.secret(cert), privateKey = try inputs.secret(key)
         guard Self.contains(certificate, "-----BEGIN CERTIFICATE-----") else { throw CommandError("failed to load key pair: \(cert) holds no PEM certificate") }
         guard Self.contains(privateKey, "PRIVATE KEY-----") else { throw CommandError("failed to load key pair: \(key) holds no PEM private key") }
+        try Self.checkPair(certificate, privateKey, certificateFile: cert, keyFile: key)
         try await options.create(name, type: Secret.BuiltInType.tls, [("tls.crt", certificate), ("tls.key", privateKey)], invocation, global)
+    }
+
+    /// Both can be read, and the key is the certificate's.
+    private static func checkPair(_ certificate: SecretValue, _ key: SecretValue, certificateFile: String, keyFile: String) throws {
+        guard let chain = try? NIOSSLCertificate.fromPEMBytes(certificate.withUnsafeBytes { Bytes($0) }), !chain.isEmpty else {
+            throw CommandError("failed to load key pair: the certificate in \(certificateFile) cannot be read")
+        }
+        guard let privateKey = try? NIOSSLPrivateKey(bytes: key.withUnsafeBytes { Bytes($0) }, format: .pem) else {
+            throw CommandError("failed to load key pair: the private key in \(keyFile) cannot be read")
+        }
+        let configuration = TLSConfiguration.makeServerConfiguration(certificateChain: chain.map { .certificate($0) }, privateKey: .privateKey(privateKey))
+        guard (try? NIOSSLContext(configuration: configuration)) != nil else {
+            throw CommandError("failed to load key pair: the private key in \(keyFile) is not that of the certificate in \(certificateFile)")
+        }
     }
 
     private static func contains(_ value: SecretValue, _ text: String) -> Bool {

@@ -14,7 +14,9 @@ package struct Get: AsyncParsableCommand, Verb {
               cofferctl get secret db -o jsonpath='{.data.password}' --reveal | base64 -d
               cofferctl get pods -A -w
             """)
-    @Argument(help: "TYPE [NAME…] or TYPE/NAME…; TYPE is namespaces (ns), nodes (no), pods (po) or secrets, several joined by commas.")
+    @Argument(
+        help: "TYPE [NAME…] or TYPE/NAME…; TYPE is namespaces (ns), nodes (no), pods (po) or secrets, several joined by commas.",
+        completion: .resourceTypes)
     var resources: [String] = []
     @OptionGroup var manifests: ManifestOptions
     @OptionGroup var selector: SelectorOptions

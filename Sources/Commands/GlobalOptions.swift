@@ -1,4 +1,5 @@
 package import ArgumentParser
+import Resources
 
 /// Flags that every verb has, as `kubectl` names them.
 package struct GlobalOptions: ParsableArguments, Sendable {
@@ -17,6 +18,11 @@ package struct GlobalOptions: ParsableArguments, Sendable {
     /// An empty one is none.
     package var namespace: String? { namespaceFlag?.isEmpty == true ? nil : namespaceFlag }
     package init() {}
+}
+
+extension CompletionKind {
+    /// The kinds of resources, where one is expected.
+    static let resourceTypes = CompletionKind.list(ResourceType.all.map(\.plural))
 }
 
 /// `-o`, and whether values are shown.
@@ -43,7 +49,7 @@ package struct SelectorOptions: ParsableArguments, Sendable {
 package struct ManifestOptions: ParsableArguments, Sendable {
     @Option(
         name: [.customShort("f", allowingJoined: true), .customLong("filename")],
-        help: "Manifest file or folder; - is standard input. May be given several times.")
+        help: "Manifest file or folder; - is standard input. May be given several times.", completion: .file())
     package var files: [String] = []
     @Flag(name: [.customShort("R"), .long], help: "Look into folders below the given ones.")
     package var recursive = false

@@ -89,7 +89,7 @@ extension GlobalOptions {
 package struct Completion: AsyncParsableCommand, Verb {
     package static let configuration = CommandConfiguration(
         abstract: "Print the completion script of a shell.", discussion: "source <(cofferctl completion bash)")
-    @Argument(help: "bash, zsh or fish.") var shell: String
+    @Argument(help: "bash, zsh or fish.", completion: .list(["bash", "zsh", "fish"])) var shell: String
     @OptionGroup package var global: GlobalOptions
     package init() {}
     package func run(in invocation: Invocation) async throws {

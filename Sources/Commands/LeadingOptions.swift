@@ -22,6 +22,25 @@ enum BooleanFlags {
     }
 }
 
+/// `kubectl` takes `-ojsonpath={.a[?(@.b=="c")]}` and `-lapp=web`; the parser takes what stands before an equals sign for the flag's name.
+/// A bare `--dry-run` is the client's.
+enum JoinedValues {
+    private static let letters: Set<Character> = ["n", "o", "l", "s", "f", "p"]
+
+    static func split(_ arguments: [String]) -> [String] {
+        let end = arguments.firstIndex(of: "--") ?? arguments.endIndex
+        return arguments[..<end].indices.flatMap { index -> [String] in
+            let argument = arguments[index], rest = argument.dropFirst(2)
+            if argument == "--dry-run" {
+                let isTold = index + 1 < end && DryRun(rawValue: arguments[index + 1]) != nil
+                return [isTold ? argument : argument + "=client"]
+            }
+            guard argument.hasPrefix("-"), letters.contains(argument.dropFirst().first ?? "-"), rest.contains("="), rest.first != "=" else { return [argument] }
+            return [String(argument.prefix(2)), String(rest)]
+        } + arguments[end...]
+    }
+}
+
 /// `kubectl` takes global flags before the verb as well as after it; the parser knows them only as the verb's.
 enum LeadingOptions {
     private static let long: Set<String> = ["--kubeconfig", "--context", "--cluster", "--user", "--server", "--namespace"]
