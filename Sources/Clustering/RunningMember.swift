@@ -118,6 +118,13 @@ extension RunningMember {
             lane.attach(service)
             responder.serve(service, cluster: outcome.cluster)
         }
+        // The first leader of a new cluster writes down who founded it: before that no member can be changed.
+        do {
+            while try await barrier.service.inspect({ $0.members.members.isEmpty }) { try await Task.sleep(for: .milliseconds(5)) }
+        } catch {
+            await barrier.close()
+            throw error
+        }
         return (barrier, RunningMember(outcome: outcome, transport: transport, lane: lane, responder: responder, group: group, logger: logger))
     }
 

@@ -73,12 +73,13 @@ package struct ForwardedOutcome: Hashable, Sendable {
 extension MemberRefusal {
     /// What a leader refuses before anything is logged.
     package enum Told: Hashable, Sendable {
-        case notInSync(MemberID), losesQuorum, underWay, tooManyLearners
+        case notInSync(MemberID), losesQuorum, underWay, tooManyLearners, notFounded
         package var refusal: MemberRefusal {
             switch self {
             case .notInSync(let member): .notInSync(member)
             case .losesQuorum: .losesQuorum
             case .tooManyLearners: .tooManyLearners
+            case .notFounded: .notNow("there are no members yet: a store that is alone has none")
             case .underWay: .notNow("another change of members is under way")
             }
         }
@@ -245,6 +246,7 @@ extension ByteWriter {
         case .refused(.losesQuorum): write(5 as UInt8)
         case .refused(.underWay): write(6 as UInt8)
         case .refused(.tooManyLearners): write(10 as UInt8)
+        case .refused(.notFounded): write(11 as UInt8)
         case .leaseNotFound: write(7 as UInt8)
         case .leaseKeptAlive(let id, let seconds, let revision):
             write(8 as UInt8)
@@ -340,6 +342,7 @@ extension ByteReader {
             let keys = try readList(elementBytesMin: 4) { reader throws(MalformedBytes) in try reader.readPrefixed() }
             kind = .leaseStatus(id, grantedSeconds: granted, remainingSeconds: remaining, keys: keys, revision: revision)
         case 10: kind = .refused(.tooManyLearners)
+        case 11: kind = .refused(.notFounded)
         default: throw MalformedBytes("\(number) is no outcome", at: offset - 1)
         }
         return ForwardedOutcome(sequence: sequence, kind)

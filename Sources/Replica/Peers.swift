@@ -200,6 +200,9 @@ extension Replica {
 
     /// As the leader.
     mutating func change(_ proposal: Proposal, into effects: inout EffectBuffer) {
+        if case .member(.change) = proposal.command, store.members.members.isEmpty {
+            return refuse(proposal, .refused(.member(MemberRefusal.Told.notFounded.refusal)), told: .refused(.notFounded), into: &effects)
+        }
         if case .member(.change(let steps)) = proposal.command, let objection = objection(to: steps) {
             return refuse(proposal, .refused(.member(objection.refusal)), told: .refused(objection), into: &effects)
         }
