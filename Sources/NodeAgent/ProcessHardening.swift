@@ -40,8 +40,16 @@ package enum Doctor {
             try TemporaryFileSystem.verify(probe, noswap: true)
             return Finding(topic: "noswap", level: .ok, message: "tmpfs can be kept from swap, and says so when asked")
         } catch {
+            // Without swap any tmpfs will do; where none can be mounted, nothing will.
+            guard canMount else { return Finding(topic: "noswap", level: .error, message: "\(error): no tmpfs can be mounted, which needs root") }
             return Finding(topic: "noswap", level: SwapAreas.isNone ? .warning : .error, message: "\(error)")
         }
+    }
+    private static var canMount: Bool {
+        do {
+            _ = try TemporaryFileSystem.make(source: MountEntry.sourcePrefix + "probe", bytes: 64 << 10, inodes: 16, mode: "0700", noswap: false)
+            return true
+        } catch { return false }
     }
     private static func swap() -> Finding {
         do {

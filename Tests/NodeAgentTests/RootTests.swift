@@ -179,4 +179,18 @@ import Testing
         #expect(findings.map(\.topic) == ["noswap", "swap", "memlock", "core_pattern", "mount calls", "propagation"])
         #expect(findings.first?.level == .ok)
     }
+
+    @Test("who may not mount is told so by the doctor, which fails",
+          .enabled(if: CrashTests.agent != nil && FileManager.default.isExecutableFile(atPath: "/usr/bin/setpriv"), "needs coffer-agent's build and setpriv"))
+    func doctorOfNobody() throws {
+        let doctor = Process(), output = Pipe()
+        doctor.executableURL = URL(fileURLWithPath: "/usr/bin/setpriv")
+        doctor.arguments = ["--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", try #require(CrashTests.agent), "doctor", "--root-dir", "/tmp"]
+        doctor.standardOutput = output
+        try doctor.run()
+        let said = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+        doctor.waitUntilExit()
+        #expect(doctor.terminationStatus == 1)
+        #expect(said.split(separator: "\n").contains { $0.hasPrefix("error") && $0.contains("noswap") && $0.contains("which needs root") }, "\(said)")
+    }
 }
