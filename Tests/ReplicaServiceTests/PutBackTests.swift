@@ -20,9 +20,14 @@ struct PutBackTests {
         try files.removeItem(atPath: path)
         try files.moveItem(atPath: path + "-kept", toPath: path)
     }
-    /// Everything that was said about who takes part has arrived everywhere.
-    private func isNoted(_ members: Members, _ number: Int) async -> Bool {
-        await eventually { members.up.filter { $0 != number }.allSatisfy { members[$0].witnesses().contains { $0.member == MemberID(UInt64(number)) && $0.run > 0 } } }
+    /// The last run of a member that all others know of; 0: some know of none.
+    private func run(_ members: Members, _ number: Int) -> UInt64 {
+        let id = MemberID(UInt64(number))
+        return members.up.filter { $0 != number }.map { other in members[other].witnesses().first { $0.member == id }?.run ?? 0 }.min() ?? 0
+    }
+    /// All others know that the member takes part, in a later run than `earlier`.
+    private func isNoted(_ members: Members, _ number: Int, after earlier: UInt64 = 0) async -> Bool {
+        await eventually { run(members, number) > earlier }
     }
 
     enum Copy: CaseIterable { case whileStopped, whileRunning }
@@ -71,11 +76,13 @@ struct PutBackTests {
         let members = try Members()
         try await members.start()
         let holder = try #require(members.leader), forgetful = try members.follower(), third = 6 - holder - forgetful
+        #expect(await isNoted(members, forgetful))
+        let earlier = run(members, forgetful)
         members.stop(forgetful)
         try copyAway(members, forgetful)
         try members.open(forgetful)
         #expect(await members.agree())
-        #expect(await isNoted(members, forgetful))
+        #expect(await isNoted(members, forgetful, after: earlier))
         // Acknowledged by two: by the leader, and by the one that will forget it.
         members.network.cutOff(MemberID(UInt64(third)))
         try await members.put(holder, "kept", "1")
@@ -101,11 +108,13 @@ struct PutBackTests {
         let members = try Members(2, of: 2)
         try await members.start()
         let forgetful = try members.follower(), leader = 3 - forgetful
+        #expect(await isNoted(members, forgetful))
+        let earlier = run(members, forgetful)
         members.stop(forgetful)
         try copyAway(members, forgetful)
         try members.open(forgetful)
         #expect(await members.agree())
-        #expect(await isNoted(members, forgetful))
+        #expect(await isNoted(members, forgetful, after: earlier))
         for round in 0..<10 { try await members.put(leader, "k\(round)", "\(round)") }
         members.stop(forgetful)
         try putBack(members, forgetful)
@@ -120,7 +129,9 @@ struct PutBackTests {
         let members = try Members(4)
         try await members.start()
         try members.open(4, .join)
-        try await members[1].changeMembers([.add(Members.member(4, isLearner: true))])
+        for _ in 0..<200 { // a leader that has just begun changes nobody yet
+            do { try await members[1].changeMembers([.add(Members.member(4, isLearner: true))]); break } catch { try await Task.sleep(for: .milliseconds(20)) }
+        }
         #expect(await members.agree())
         for _ in 0..<200 {
             do { try await members[1].changeMembers([.promote(MemberID(4))]); break } catch { try await Task.sleep(for: .milliseconds(20)) }
