@@ -76,6 +76,7 @@ package final class DataDirectory: Sendable {
     /// `founding`: whose it becomes, if it is new.
     package static func open(_ path: String, seal source: SealSource, founding: NewMember? = nil, now: UInt64) throws -> DataDirectory {
         let files = PosixFileSystem()
+        try source.refuseInside(path) // before a new directory is made, and once more with what it is then
         let isNew = try prepare(path, files)
         if !isNew { try checkFormat(path) } // before the lock is made: nothing is put beside another's files
         try source.refuseInside(path)
@@ -180,7 +181,12 @@ extension SealSource {
             return unsafe String(cString: resolved)
         }
         let parent = path.contains("/") ? String(path[..<path.lastIndex(of: "/")!]) : "."
-        guard let outer = real(directory), let inner = real(path) ?? real(parent.isEmpty ? "/" : parent) else { return }
+        guard let outer = real(directory), let inner = real(path) ?? real(parent.isEmpty ? "/" : parent) else {
+            // Not made yet: their names tell.
+            let trimmed = directory.hasSuffix("/") ? directory : directory + "/"
+            if path.hasPrefix(trimmed) { throw DataDirectoryError.keyFileInside(path) }
+            return
+        }
         if inner == outer || inner.hasPrefix(outer + "/") { throw DataDirectoryError.keyFileInside(path) }
     }
 

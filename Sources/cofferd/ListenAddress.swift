@@ -25,5 +25,6 @@ struct ListenAddress: ExpressibleByArgument, Equatable {
         let isAddress = octets.count == 4 && octets.allSatisfy { UInt8($0) != nil && $0.allSatisfy(\.isNumber) }
         return host == "::1" || (isAddress && octets[0] == "127")
     }
+    var defaultValueDescription: String { url }
     var url: String { "\(isTLS ? "https" : "http")://\(host.contains(":") ? "[\(host)]" : host):\(port)" }
 }

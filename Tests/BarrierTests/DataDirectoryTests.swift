@@ -69,6 +69,7 @@ struct DataDirectoryTests {
     @Test("a key file inside the data directory is refused, also through a link")
     func keyFileInside() async throws {
         #expect(try await refusal(seal: .keyFile(path: store.data + "/seal.key")) == .keyFileInside(store.data + "/seal.key"))
+        #expect(!FileManager.default.fileExists(atPath: store.data))
         try await populated()
         let link = store.folder + "/link"
         try FileManager.default.createSymbolicLink(atPath: link, withDestinationPath: store.data)
