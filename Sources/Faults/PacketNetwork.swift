@@ -69,7 +69,10 @@ package final class PacketNetwork: Sendable {
     }
 
     private func build() async throws {
-        var lines = ["set -e", "in_bridge() { nsenter --net=\(Self.namespace(bridge)) \"$@\"; }", "in_bridge ip link add name switch type bridge", "in_bridge ip link set dev switch up"]
+        var lines = [
+            "set -e", "in_bridge() { nsenter --net=\(Self.namespace(bridge)) \"$@\"; }", "in_bridge ip link add name switch type bridge",
+            "in_bridge ip link set dev switch up",
+        ]
         for (number, holder) in holders.enumerated() {
             let inHost = "nsenter --net=\(Self.namespace(holder))"
             lines += [

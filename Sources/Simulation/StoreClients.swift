@@ -272,7 +272,8 @@ extension StoreWorld {
         let store = members[number].replica.store.revision, from = max(2, members[number].replica.store.compactRevision + 1, store - back)
         guard from <= store else { return }
         do {
-            let history = try members[number].replica.store.changes(in: KeyRange(Secrecy.keyMarker, end: Secrecy.keyMarker.dropLast() + [0x30]), from: from, through: store, limit: 1_000)
+            let range = KeyRange(Secrecy.keyMarker, end: Secrecy.keyMarker.dropLast() + [0x30])
+            let history = try members[number].replica.store.changes(in: range, from: from, through: store, limit: 1_000)
             model.shows(history, from: from, through: store, member: number)
         } catch { model.fail(.watchOrder, "member \(number + 1) does not show changes from \(from): \(error)") }
     }
