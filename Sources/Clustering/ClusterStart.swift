@@ -132,6 +132,20 @@ struct ClusterStart {
         }
     }
 
+    /// Of whoever first answers that it is not behind.
+    private func currentFacts(of urls: [String]) async -> PeerFacts? {
+        let (answers, asked) = AsyncStream.makeStream(of: PeerFacts?.self)
+        let urls = urls.compactMap { text in try? PeerURL(text) }
+        for url in urls {
+            Task { [transport, eventLoop] in
+                let answer = try? await transport.ask(.currentFacts, of: url, on: eventLoop).answer
+                asked.yield(answer.flatMap { bytes in try? PeerFacts(decoding: bytes) })
+            }
+        }
+        for await answer in answers.prefix(urls.count) { if let answer { return answer } }
+        return nil
+    }
+
     private func sealFile(from members: [(name: String, urls: [String])], bootstrap: Bytes, cluster: UInt64) async throws -> Bytes {
         var said = Date.distantPast
         while true {
@@ -166,8 +180,9 @@ struct ClusterStart {
         while true {
             let answers = await facts(of: others.flatMap(\.peerURLs))
             guard Set(answers.map(\.cluster)).count <= 1 else { throw ClusterStartFailure("--initial-cluster names members of different clusters") }
-            for facts in answers {
-                guard let known = facts.members.first(where: { Set($0.peerURLs) == Set(me.peerURLs) }) else { continue }
+            // Who is behind may still have, at this one's address, a member that was removed since.
+            let current = answers.isEmpty ? nil : await currentFacts(of: others.flatMap(\.peerURLs))
+            if let facts = current, let known = facts.members.first(where: { Set($0.peerURLs) == Set(me.peerURLs) }) {
                 guard !known.tookPart else {
                     throw ClusterStartFailure(
                         "member \(String(known.id.rawValue, radix: 16)) took part before, and \(dataDir) is empty: remove it (members remove) and add it again")
@@ -177,6 +192,7 @@ struct ClusterStart {
                 return Outcome(founding: new, opening: .join, cluster: facts.cluster, member: known.id, peerURLs: me.peerURLs)
             }
             let reason = answers.isEmpty ? "nobody of \(others.map(\.name).joined(separator: ", ")) answers"
+                : current == nil ? "none of those who answer hears a leader"
                 : "cluster \(String(answers[0].cluster, radix: 16)) has no member at \(me.peerURLs.joined(separator: ",")): members add lets it in first"
             guard Date() < deadline else { throw ClusterStartFailure(reason) }
             if Date().timeIntervalSince(said) >= Self.sayAgainSeconds {

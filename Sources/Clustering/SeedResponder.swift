@@ -37,9 +37,10 @@ final class SeedResponder: PeerResponder {
             let (service, cluster) = state.withLock { ($0.service, $0.cluster) }
             guard let service, peer.cluster == cluster else { throw PeerRequestRefused("not a member of this cluster") }
             return try service.sealedValue(of: revision).bytes
-        case .facts:
+        case .facts, .currentFacts:
             let (service, cluster) = state.withLock { ($0.service, $0.cluster) }
             guard let service else { throw PeerRequestRefused("this member has not started yet") }
+            if request == .currentFacts { _ = try await service.ask(.readIndex) }
             let status = service.status()
             return PeerFacts(cluster: cluster, member: status.member, leader: status.leader, members: members()).encode()
         }

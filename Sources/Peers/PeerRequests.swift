@@ -11,6 +11,8 @@ package enum PeerRequest: Equatable, Sendable {
     case sealFile(bootstrap: Bytes)
     /// The sealed value at a revision, by one that found its own damaged.
     case value(Revision)
+    /// As `facts`, and no older than this question: a member that is behind could name whom the cluster has removed since.
+    case currentFacts
 
     package func encode() -> Bytes {
         var writer = ByteWriter()
@@ -23,6 +25,7 @@ package enum PeerRequest: Equatable, Sendable {
             writer.write(UInt8(3))
             writer.write(revision.main)
             writer.write(revision.sub)
+        case .currentFacts: writer.write(UInt8(4))
         }
         return writer.bytes
     }
@@ -35,6 +38,7 @@ package enum PeerRequest: Equatable, Sendable {
             guard bootstrap.count <= 64 else { throw MalformedBytes("a fingerprint of \(bootstrap.count) bytes", at: reader.offset) }
             self = .sealFile(bootstrap: bootstrap)
         case 3: self = .value(Revision(try reader.read(), try reader.read()))
+        case 4: self = .currentFacts
         case let other: throw MalformedBytes("an unknown request \(other)", at: 0)
         }
         try reader.expectEnd()

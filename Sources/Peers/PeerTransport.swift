@@ -173,11 +173,12 @@ package final class PeerTransport: Sendable {
         guard let from = greeting.from, from != identity.member else {
             throw PeerRefusal(.stranger, greeting.from == nil ? "a member without an id" : "another process is member \(hex(greeting.from)) too")
         }
-        guard greeting.to == nil || greeting.to == identity.member else {
-            throw PeerRefusal(.wrongMember, "this is member \(hex(identity.member)), not \(hex(greeting.to))")
-        }
+        // Before whom it meant: those it knows may all have been replaced, and this one have the address of one of them.
         guard !state.withLock({ $0.removed.contains(from) }) else {
             throw PeerRefusal(.removed, "member \(hex(from)) has been removed from the cluster")
+        }
+        guard greeting.to == nil || greeting.to == identity.member else {
+            throw PeerRefusal(.wrongMember, "this is member \(hex(identity.member)), not \(hex(greeting.to))")
         }
         state.withLock { state in if state.heard.count < PeerLimits.inboundConnectionsMax { state.heard.insert(from) } }
         return self.greeting(greeting.purpose, to: from)

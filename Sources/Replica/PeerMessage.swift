@@ -24,7 +24,7 @@ package struct PeerMessage: Hashable, Sendable {
         /// The sender begins this run, and asks what is known of it (`Recognition`).
         case recall(run: UInt64)
         /// The answer: the last run of the asking member that took part, and the last that it voted or acknowledged in it.
-        case recalled(asked: UInt64, run: UInt64, term: Term, index: LogIndex)
+        case recalled(Recollection)
         /// The sender takes part in this run: to be remembered, and to be answered by `noted`.
         case takesPart(run: UInt64)
         case noted(run: UInt64)
@@ -34,6 +34,21 @@ package struct PeerMessage: Hashable, Sendable {
     package var body: Body
     package init(from: MemberID, to: MemberID, _ body: Body) { self.from = from; self.to = to; self.body = body }
     package init(_ message: Message) { self.init(from: message.from, to: message.to, .raft(message)) }
+}
+
+/// What a member remembers of the one that asks, and who votes as of the last entry it has applied.
+package struct Recollection: Hashable, Sendable {
+    /// The run that asked.
+    package var asked: UInt64
+    package var run: UInt64
+    package var term: Term
+    package var index: LogIndex
+    package var membership: Membership
+    package var asOf: LogIndex
+    package init(asked: UInt64, run: UInt64, term: Term, index: LogIndex, membership: Membership, asOf: LogIndex) {
+        self.asked = asked; self.run = run; self.term = term; self.index = index
+        self.membership = membership; self.asOf = asOf
+    }
 }
 
 package struct ForwardedCommand: Hashable, Sendable {
@@ -124,11 +139,13 @@ extension PeerMessage {
         case .lost: break
         case .readmitted(let through): writer.write(through)
         case .recall(let run), .takesPart(let run), .noted(let run): writer.write(run)
-        case .recalled(let asked, let run, let term, let index):
-            writer.write(asked)
-            writer.write(run)
-            writer.write(term)
-            writer.write(index)
+        case .recalled(let told):
+            writer.write(told.asked)
+            writer.write(told.run)
+            writer.write(told.term)
+            writer.write(told.index)
+            writer.write(told.asOf)
+            writer.write(prefixed: told.membership.encode())
         }
         return writer.bytes
     }
@@ -154,7 +171,10 @@ extension PeerMessage {
         case 6: body = .lost
         case 7: body = .readmitted(through: try reader.read())
         case 8: body = .recall(run: try reader.read())
-        case 9: body = .recalled(asked: try reader.read(), run: try reader.read(), term: try reader.read(), index: try reader.read())
+        case 9:
+            let asked: UInt64 = try reader.read(), run: UInt64 = try reader.read(), term: Term = try reader.read(), index: LogIndex = try reader.read()
+            let asOf: LogIndex = try reader.read(), membership = try Membership(decoding: Bytes(try reader.readPrefixed()))
+            body = .recalled(Recollection(asked: asked, run: run, term: term, index: index, membership: membership, asOf: asOf))
         case 10: body = .takesPart(run: try reader.read())
         case 11: body = .noted(run: try reader.read())
         case let other: throw MalformedBytes("\(other) is no message", at: 1)

@@ -8,6 +8,8 @@ import Raft
 ///
 /// Until it is readmitted it neither hears nor answers consensus: what it acknowledged and lost must not be counted on, and what it voted
 /// it does not know. The leader first makes a learner of it, by a quorum of the others.
+///
+/// It calls those it knew when the damage was found, and whoever speaks to it since (`meet`): all others may have been replaced meanwhile.
 enum Repair: Hashable, Sendable {
     case none
     case lost(tellAt: Int64)
@@ -30,13 +32,15 @@ extension Replica {
     mutating func receive(_ message: PeerMessage, into effects: inout EffectBuffer) {
         // Not for us, or from nobody: a mistake of the sender's, and no reason to stop.
         guard message.to == member, message.from != member, message.from.rawValue != 0 else { return }
+        meet(message.from)
         if receiveMemory(message, into: &effects) || isAsking { return }
-        if case .lost = repair {
+        if isLost {
             guard case .readmitted(let through) = message.body else { return }
             repair = .readmitted(through: through)
             return
         }
-        hear(message.from)
+        // Whoever lost what it held is not at work.
+        if case .lost = message.body { heard.removeAll { $0.member == message.from } } else { hear(message.from) }
         switch message.body {
         case .raft(let inner):
             guard inner.from == message.from, inner.to == member else { return }
@@ -76,7 +80,7 @@ extension Replica {
         if !expired.isEmpty { effects.append(.answer(expired.map { Reply($0, .unknown) })) }
         if case .lost(let tellAt) = repair, now >= tellAt {
             repair = .lost(tellAt: now + configuration.hashMilliseconds)
-            let others = members.map(\.id).filter { $0 != member }
+            let others = members.map(\.id).filter { $0 != member } + strangers
             if !others.isEmpty { effects.append(.send(others.map { PeerMessage(from: member, to: $0, .lost) })) }
         }
         tickRecognition(into: &effects)

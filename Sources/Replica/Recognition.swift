@@ -27,6 +27,9 @@ package struct Witness: Hashable, Sendable {
 /// 4. All voters have answered; or, for an election's length, as many as make a quorum with it. Then the number of this run becomes durable
 ///    (`Effect.recognized`), and only after that it takes part.
 ///
+/// Whose disk knows only members that were all replaced meanwhile would ask in vain: so whoever speaks to it is asked, too, and who votes is
+/// taken from the answer of whoever has applied most.
+///
 /// Terms only grow, and within one term a log only grows beyond what was acknowledged: so (term, index) tells exactly.
 /// Boundary: what nobody knows who is there. A disk put back within one run shows only to those it voted for or acknowledged to; of two voters
 /// the other one is in every quorum and remembers for both, so the first goes on; an only voter asks nobody.
@@ -43,6 +46,9 @@ struct Recognition: Sendable {
     /// What the disk says.
     let lastRun: UInt64
     var ticks = 0
+    /// Who votes, as of this entry: as the disk says, or whoever knows later.
+    var membership: Membership
+    var asOf: LogIndex
     var answered: [MemberID] = []
     /// Who has noted this run.
     var aware: [MemberID] = []
@@ -54,12 +60,22 @@ extension Replica {
 
     /// Waiting for others to say what they know of this member.
     var isAsking: Bool { recognition?.phase == .asking }
-    private var otherVoters: [MemberID] { raft.membership.electorate.filter { $0 != member } }
+    private var otherVoters: [MemberID] { (recognition?.membership ?? raft.membership).electorate.filter { $0 != member } }
+
+    /// Whoever speaks to a member that takes no part yet, and is not among those it knows, came to the cluster while it was away: peers are
+    /// members, as their certificates, cluster and keyring say. It may be all there is left to ask for help.
+    mutating func meet(_ other: MemberID) {
+        guard isAsking || isLost, strangers.count < Limits.membersMax, !strangers.contains(other), !members.contains(where: { $0.id == other }),
+              !store.members.removed.contains(other) else { return }
+        strangers.append(other)
+        if isLost { repair = .lost(tellAt: 0) }
+    }
 
     /// At the start. `isNew`: it holds nothing that it could have forgotten from.
     mutating func beginRecognition(isNew: Bool) {
         guard let lastRun = configuration.lastRun, configuration.survivor == nil else { return }
-        recognition = Recognition(run: max(configuration.incarnation, lastRun + 1), lastRun: lastRun)
+        recognition = Recognition(
+            run: max(configuration.incarnation, lastRun + 1), lastRun: lastRun, membership: raft.membership, asOf: store.appliedIndex)
         if !isNew, repair == .none, raft.membership.isVoter(member), !otherVoters.isEmpty { recognition?.phase = .asking }
     }
 
@@ -70,7 +86,7 @@ extension Replica {
             recognition.ticks += 1
             self.recognition = recognition
             // Those who did not answer yet may just have come up.
-            let others = otherVoters.filter { !recognition.answered.contains($0) }
+            let others = (otherVoters + strangers.filter { !otherVoters.contains($0) }).filter { !recognition.answered.contains($0) }
             effects.append(.send(others.map { PeerMessage(from: member, to: $0, .recall(run: recognition.run)) }))
             conclude(into: &effects)
         case .pending: if repair == .none { recognized(into: &effects) }
@@ -88,10 +104,15 @@ extension Replica {
         switch message.body {
         case .recall(let run):
             let known = witnessed[message.from]
-            effects.append(.send([PeerMessage(from: member, to: message.from, .recalled(asked: run, run: known.run, term: known.term, index: known.index))]))
-        case .recalled(let asked, let run, let term, let index):
-            guard isAsking, asked == recognition?.run, otherVoters.contains(message.from) else { break }
-            judge(Witness(member: message.from, run: run, term: term, index: index), into: &effects)
+            effects.append(.send([PeerMessage(from: member, to: message.from, .recalled(Recollection(
+                asked: run, run: known.run, term: known.term, index: known.index, membership: raft.membership, asOf: store.appliedIndex)))]))
+        case .recalled(let told):
+            guard isAsking, told.asked == recognition?.run, otherVoters.contains(message.from) || strangers.contains(message.from) else { break }
+            if told.asOf > recognition?.asOf ?? 0, !told.membership.voters.voters.isEmpty {
+                recognition?.membership = told.membership
+                recognition?.asOf = told.asOf
+            }
+            judge(Witness(member: message.from, run: told.run, term: told.term, index: told.index), into: &effects)
         case .takesPart(let run):
             witnessed.note(run: run, of: message.from)
             effects.append(.send([PeerMessage(from: member, to: message.from, .noted(run: run))]))
@@ -141,8 +162,8 @@ extension Replica {
         guard isAsking, let recognition else { return }
         let isPatient = recognition.ticks <= configuration.raft.electionTicks
         let present = recognition.answered + [member]
-        let isEnough = isPatient ? raft.membership.electorate.allSatisfy(present.contains)
-            : raft.membership.result { present.contains($0) ? true : nil } == .won
+        let isEnough = isPatient ? recognition.membership.electorate.allSatisfy(present.contains)
+            : recognition.membership.result { present.contains($0) ? true : nil } == .won
         if isEnough { recognized(into: &effects) }
     }
 

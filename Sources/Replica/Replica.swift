@@ -96,6 +96,8 @@ package struct Replica: ~Copyable, Sendable {
     /// When each member was last heard of.
     var heard: [(member: MemberID, at: Int64)] = []
     var repair = Repair.none
+    /// Members that this one met while it takes no part, and does not know.
+    var strangers: [MemberID] = []
     var unfitness: String?
     var recognition: Recognition?
     /// Before the first event consensus is told to be still: what is committed already is applied with that.
@@ -183,6 +185,7 @@ package struct Replica: ~Copyable, Sendable {
     /// What whoever asks is told meanwhile: that there is no leader, as long as that may pass.
     var unfit: Outcome? { unfitness.map { repair == .none ? .unavailable($0) : .notLeader(nil) } ?? (hasReduced ? nil : .notLeader(nil)) }
     package var isRepairing: Bool { repair != .none }
+    var isLost: Bool { if case .lost = repair { true } else { false } }
     /// The members; the founders, as long as none of their words was applied; this member, where nobody has founded anything.
     package var members: [ClusterMember] {
         if !store.members.members.isEmpty { return store.members.members }

@@ -413,6 +413,82 @@ struct DamageTests {
         trio.stop(2)
         #expect(trio.carryOut(1, Fixture.put("after", "1")) != nil, "it counts again")
     }
+
+    // MARK: Those who know nobody any more
+
+    /// Members 1 and 2 are gone for good, 4 and 5 have their places; 3 was away and knows nothing of it.
+    private func exchanged(_ change: @escaping (inout Replica.Configuration) -> Void) throws -> Trio {
+        var trio = try Trio(change)
+        trio.elect(1)
+        trio.carryOut(1, Fixture.createDomain())
+        for number in 0..<10 { trio.carryOut(1, Fixture.put("k\(number)", "1")) }
+        trio.pass(ticks: 12)
+        for number in 1...3 { trio.store(number) }
+        trio.stop(3)
+        for (number, leaving) in [(4, 1), (5, 2)] {
+            try trio.join(number)
+            var at = try #require(trio.leader)
+            trio.carryOut(at, .member(.change([.add(Trio.member(number, isLearner: true))])))
+            trio.pass(ticks: 5)
+            trio.carryOut(at, .member(.change([.promote(MemberID(UInt64(number)))])))
+            trio.pass(ticks: 5)
+            at = try #require(trio.leader)
+            trio.carryOut(at, .member(.change([.remove(MemberID(UInt64(leaving)))])))
+            trio.pass(ticks: 5)
+            trio.stop(leaving)
+            trio.elect()
+        }
+        #expect(trio.with(try #require(trio.leader)) { $0.raft.membership.voters.voters } == [3, 4, 5].map { MemberID($0) })
+        return trio
+    }
+    private static func knowsFounders(_ configuration: inout Replica.Configuration) {
+        if !configuration.founders.isEmpty { configuration.founders = (1...3).map { Trio.member($0) } }
+    }
+
+    @Test("a member that lost everything while all others were exchanged calls those it meets, and is a voter again")
+    func lostAmongStrangers() throws {
+        var trio = try exchanged(Self.knowsFounders)
+        try trio.restart(3, losing: true)
+        trio.pass(ticks: 60)
+        #expect(trio.node(3, \.wasRepaired) && trio.get(3, "k9") != nil)
+        let leader = try #require(trio.leader), other = 9 - leader
+        #expect(trio.with(leader) { $0.store.members.alarms }.isEmpty && trio.with(3) { $0.raft.membership.isVoter(MemberID(3)) })
+        trio.stop(other)
+        #expect(trio.carryOut(leader, Fixture.put("after", "1")) != nil, "it counts again")
+    }
+
+    @Test("a member that was away while all others were exchanged asks those it meets what they know of it, and takes part again")
+    func awayAmongStrangers() throws {
+        var trio = try exchanged { configuration in
+            Self.knowsFounders(&configuration)
+            configuration.lastRun = configuration.incarnation - 1
+        }
+        let sent = trio.sent.count
+        try trio.restart(3)
+        trio.pass(ticks: 40)
+        #expect(trio.node(3, \.outOfService) == nil)
+        let asked = trio.sent[sent...].filter { if case .recall = $0.body { $0.from == MemberID(3) } else { false } }.map(\.to.rawValue)
+        #expect(Set(asked).isSuperset(of: [4, 5]), "the leader spoke to it, and told of the other one")
+        let leader = try #require(trio.leader), other = 9 - leader
+        trio.stop(other)
+        #expect(trio.carryOut(leader, Fixture.put("after", "1")) != nil, "it counts")
+    }
+
+    @Test("who lost what it held does not count as being at work when members are changed")
+    func lostIsNotAtWork() throws {
+        var trio = try started()
+        trio.stop(3)
+        trio.pass(ticks: 5)
+        try trio.restart(3, losing: true)
+        // It calls for help once; what the leader does about that gets lost.
+        trio.loses = { $0.body != .lost }
+        trio.handle(3, .tick)
+        trio.settle()
+        // Before it is a learner: two are left who could help it, and neither may go.
+        let ticket = trio.propose(1, .member(.change([.remove(MemberID(2))])))
+        trio.settle()
+        #expect(trio.outcome(1, ticket) == .refused(.member(.losesQuorum)))
+    }
 }
 
 @Suite("Peer messages")
@@ -432,7 +508,8 @@ struct PeerMessageTests {
             .outcomes([ForwardedOutcome(sequence: 6, .leaseStatus(5, grantedSeconds: 10, remainingSeconds: 4, keys: [[1], [2, 3]], revision: 8)),
                        ForwardedOutcome(sequence: 7, .notLeader(nil)), ForwardedOutcome(sequence: 8, .refused(.losesQuorum))]),
             .hash(index: 5, StateHash(77)), .lost, .readmitted(through: 9),
-            .recall(run: 3), .recalled(asked: 3, run: 2, term: 7, index: .max), .takesPart(run: 3), .noted(run: 3),
+            .recall(run: 3), .takesPart(run: 3), .noted(run: 3),
+            .recalled(Recollection(asked: 3, run: 2, term: 7, index: .max, membership: Membership(voters: [MemberID(1), MemberID(2)]), asOf: 9)),
         ]
         for body in bodies {
             let message = PeerMessage(from: MemberID(1), to: MemberID(2), body), bytes = message.encode()
