@@ -158,9 +158,10 @@ package struct APIClient: Sendable {
 
     // MARK: Operators
 
-    /// What a node says it holds.
-    package func acknowledgements(node: String) async throws -> [JSONValue] {
-        try await transport.send(APIRequest(.get, "/apis/coffer.dev/v1/nodes/\(APIRequest.encoded(node))/acks"))["items"]?.arrayValue ?? []
+    /// Who held the secret, from when to when, as their nodes say.
+    package func trail(namespace: String, secret: String) async throws -> SecretTrailAnswer {
+        let path = "/apis/coffer.dev/v1/namespaces/\(APIRequest.encoded(namespace))/secrets/\(APIRequest.encoded(secret))/trail"
+        return try SecretTrailAnswer(try await transport.send(APIRequest(.get, path)))
     }
 
     package func serverVersion() async throws -> JSONValue { try await transport.send(APIRequest(.get, "/version")) }

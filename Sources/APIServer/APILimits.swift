@@ -16,6 +16,10 @@ enum APILimits {
     static let generatedNameAttemptsMax = 8
     /// What one node may tell of itself: a pod has a hundred volumes at most.
     static let acknowledgementsPerNodeMax = Limits.podsPerNodeMax * 100
+    /// Trails of secrets that one node's acknowledgement changes at a time: together they share the log's syncs.
+    static let trailsAtOnce = 16
+    /// How long it is kept who held a secret, after the last one let go of it.
+    static let trailSecondsMax: Int64 = 30 * 86_400
     /// From accept to the first bytes of a request, TLS included: who cannot say anything by then holds a place for nothing.
     static let firstBytesMilliseconds: Int64 = 10_000
     /// A connection without a request under way is closed.

@@ -31,6 +31,7 @@ struct Controllers: Sendable {
             group.addTask { await self.repeating(at: .pods) { await self.endPods() } }
             group.addTask { await self.repeating(at: [.namespaces, .pods, .secrets]) { await self.emptyNamespaces() } }
             group.addTask { await self.repeating(at: .nodes) { await self.reviewNodes() } }
+            group.addTask { await self.forgetTrails() }
             if self.schedules { group.addTask { await self.repeating(at: [.pods, .nodes]) { await self.schedulePods() } } }
         }
     }
@@ -151,6 +152,20 @@ struct Controllers: Sendable {
         let ending = feed.read { $0.namespaces.values.filter(\.isBeingDeleted).map(\.name) } ?? []
         for name in ending.sorted() {
             await attempt("empty namespace") { () async throws(Status) in _ = try await store.sweepNamespace(name, now: now) }
+        }
+    }
+
+    // MARK: Trails
+
+    /// Every hour: what ended so long ago that nobody is told of it any more.
+    private func forgetTrails() async {
+        while !Task.isCancelled {
+            try? await Task.sleep(for: .seconds(3_600))
+            guard leads() else { continue }
+            await attempt("forget trails") { () async throws(Status) in
+                let oldest = Timestamp(secondsSinceEpoch: now.secondsSinceEpoch - APILimits.trailSecondsMax)
+                try await store.forgetTrails(before: oldest) { key, holder in feed.read { $0.holds(holder, key) } ?? true }
+            }
         }
     }
 

@@ -17,6 +17,7 @@ extension Endpoints {
         case (.post, 3, "nodes", "sync"): return try await synchronize(call, node: segments[1])
         case (.post, 3, "nodes", "acks"): return try await acknowledge(call, node: segments[1])
         case (.get, 3, "nodes", "acks"): return try await acknowledgements(call, node: segments[1])
+        case (.get, 5, "namespaces", "trail") where segments[2] == "secrets": return try await trail(call, namespace: segments[1], secret: segments[3])
         case (.post, 2, "operator", "rotate"): return try await rotate(call)
         case (.get, 2, "operator", "rotations"):
             try authorize(call, "get", "operator", name: "rotations")
@@ -79,6 +80,7 @@ extension Endpoints {
         do { acknowledgement = try Acknowledgement(decoding: body.bytes) } catch { throw Status.badRequest("the acknowledgement cannot be read: \(error)") }
         guard acknowledgement.node == node else { throw Status.badRequest("the acknowledgement is of another node") }
         try await call.auditChange(count: acknowledgement.entries.count)
+        try await keep(acknowledgement.entries, of: node, now: call.now)
         for pod in sessions.acknowledge(acknowledgement, now: call.now) {
             guard let key = ObjectKey(.pods, namespace: pod.namespace, name: pod.name) else { continue }
             do throws(Status) {

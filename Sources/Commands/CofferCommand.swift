@@ -16,7 +16,7 @@ package struct CofferCommand: AsyncParsableCommand {
                 name: "Resources",
                 subcommands: [
                     Get.self, Describe.self, Create.self, Apply.self, Replace.self, PatchVerb.self, Edit.self, Delete.self, Label.self, Annotate.self,
-                    Rollout.self,
+                    Rollout.self, Trace.self,
                 ]),
             CommandGroup(name: "Nodes", subcommands: [Cordon.self, Uncordon.self, Drain.self]),
             CommandGroup(name: "Keys", subcommands: [Operator.self, Vault.self]),

@@ -55,6 +55,12 @@ struct Printer {
         self.invocation = invocation
     }
 
+    /// For what is no resource, and holds no values.
+    init(_ format: OutputFormat, _ invocation: Invocation) {
+        self.format = format; self.invocation = invocation
+        display = .masked; showsManagedFields = false
+    }
+
     /// One object as itself, several (or `asList`) as a List.
     func print(_ resources: [Resource], asList: Bool = false) {
         let shown = resources.map { resource in
@@ -74,7 +80,7 @@ struct Printer {
         print(document)
     }
 
-    private func print(_ document: JSONValue) {
+    func print(_ document: JSONValue) {
         let hidesValue: Bool
         switch format {
         case .json:

@@ -9,7 +9,7 @@ package struct Rollout: AsyncParsableCommand {
     package init() {}
 }
 
-/// Compares the pods that mount a secret with what their nodes acknowledged. What is acknowledged is the node's claim.
+/// Compares the pods that mount a secret with its trail: with what their nodes say.
 package struct RolloutStatus: AsyncParsableCommand, Verb {
     package static let configuration = CommandConfiguration(
         commandName: "status", abstract: "Wait until every pod that mounts a secret has its present version, as their nodes say.",
@@ -52,15 +52,10 @@ package struct RolloutStatus: AsyncParsableCommand, Verb {
         let pods = try await client.list(.pods, namespace: namespace).items.map(Pod.init).filter { pod in
             !pod.isTerminal && !pod.nodeName.isEmpty && pod.volumes.contains { $0.secretSources.contains { $0.secretName == name } }
         }
-        var held: Set<String> = []
-        for node in Set(pods.map(\.nodeName)).sorted() {
-            for holding in try await client.acknowledgements(node: node) where holding["outcome"]?.stringValue == "Materialized" {
-                guard holding["namespace"]?.stringValue == namespace, holding["secret"]?.stringValue == name, let uid = holding["podUID"]?.stringValue,
-                    let has = holding["resourceVersion"]?.stringValue.flatMap({ Int64($0) }), let wants = Int64(version), has >= wants
-                else { continue }
-                held.insert(uid)
-            }
-        }
+        let wanted = Int64(version) ?? .max
+        let held = Set(try await client.trail(namespace: namespace, secret: name).spans.filter { span in
+            span.state == .held && span.resourceVersion >= wanted
+        }.map(\.podUID))
         return Progress(version: version, pods: pods.count, current: pods.count { held.contains($0.resource.uid) })
     }
 }

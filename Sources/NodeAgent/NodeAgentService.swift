@@ -15,6 +15,7 @@ package struct NodeAgentService: Sendable {
     private let logger: Logger
     private let outbox = Outbox()
     private static let nodeReportSeconds = 15
+    private static let acknowledgementPauseMilliseconds = 250
 
     package init(server: ServerOptions, loop: AgentLoop, logger: Logger) { self.server = server; self.loop = loop; self.logger = logger }
 
@@ -107,6 +108,10 @@ package struct NodeAgentService: Sendable {
             while let (revision, entries) = outbox.nextAcknowledgements() {
                 do {
                     try await connection.acknowledge(Acknowledgement(node: server.node, revision: revision, entries: entries))
+                } catch let failure as ServerFailure where failure.isForNow {
+                    // The stream lives: what is told on it goes on, and this is said again.
+                    outbox.putBack(entries)
+                    try await Task.sleep(for: .milliseconds(Self.acknowledgementPauseMilliseconds))
                 } catch {
                     outbox.putBack(entries)
                     throw error

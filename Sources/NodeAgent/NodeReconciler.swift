@@ -29,6 +29,8 @@ package final class NodeReconciler {
     private var last = Reconciliation()
     /// Keyed hashes of what is held, per secret version, so that an unchanged secret is hashed once.
     private var hashes: [HashKey: Bytes] = [:]
+    /// Secrets that a volume no longer has, though a superseded version of it, soon to be wiped, does.
+    private var leaving: [VolumeID: [Holding]] = [:]
     private static let roundsMax = 16
 
     private struct HashKey: Hashable { var uid: String, resourceVersion: Int64, key: String }
@@ -117,15 +119,30 @@ package final class NodeReconciler {
     private func acknowledge(_ action: MountAction, _ id: VolumeID, _ before: VolumeRecord?, into result: inout Reconciliation) {
         switch action {
         case .create(_, let record, _), .update(_, let record, _), .note(_, let record):
+            let names = Set(record.holdings.map(\.secret))
+            let left = before?.holdings.filter { !names.contains($0.secret) } ?? []
+            if !left.isEmpty { leaving[id, default: []] += left }
             if record.holdings != before?.holdings || action.steps.count > 1 { result.acknowledgements += Self.entries(.materialized, id, record) }
         case .remove:
             guard let before else { return }
-            result.acknowledgements += Self.entries(.wiped, id, before)
+            result.acknowledgements += wiped(id, before, before.holdings + (leaving.removeValue(forKey: id) ?? []))
             if !engine.hasRecords(ofPod: id.podUID) {
                 result.acknowledgements.append(.init(outcome: .podRemoved, namespace: before.namespace, podName: before.podName, podUID: id.podUID))
             }
-        case .wipeVersions, .removeStray: break
+        case .wipeVersions:
+            guard let record = engine.record(of: id), record.retired.isEmpty, let left = leaving.removeValue(forKey: id) else { return }
+            result.acknowledgements += wiped(id, record, left)
+        case .removeStray: break
         }
+    }
+
+    /// Of `holdings`, what no volume of the pod has any more.
+    private func wiped(_ id: VolumeID, _ record: VolumeRecord, _ holdings: [Holding]) -> [Acknowledgement.Entry] {
+        var standing: Set<SecretName> = []
+        for (other, record) in engine.recorded where other.podUID == id.podUID { standing.formUnion(record.holdings.map(\.secret)) }
+        var gone = record
+        gone.holdings = holdings.filter { !standing.contains($0.secret) }
+        return Self.entries(.wiped, id, gone)
     }
 
     private static func entries(_ outcome: Acknowledgement.Outcome, _ id: VolumeID, _ record: VolumeRecord) -> [Acknowledgement.Entry] {

@@ -26,6 +26,8 @@ package struct ServerOptions: Sendable {
 package struct ServerFailure: Error, CustomStringConvertible {
     package var description: String
     package var status: Int
+    /// The server said that it cannot just now, as when its cluster elects a leader.
+    var isForNow: Bool { status == 429 || status == 503 }
 }
 
 /// One connection's worth of the node's requests. Made anew for every stream, so that renewed certificates are taken up.

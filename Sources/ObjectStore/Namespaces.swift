@@ -57,6 +57,7 @@ extension ObjectStore {
             guard try await list(type, namespace: name, options: ListOptions(limit: 1)).items.isEmpty else { return false }
         }
         guard namespace.shown.finalizers.isEmpty else { return false }
+        try await discardTrails(of: name)
         return try await remove(key, at: namespace.revision)
     }
 
@@ -79,8 +80,8 @@ extension ObjectStore {
 
     /// Names that still hold objects though they are no namespaces': left by an interruption, for whoever sweeps.
     package func discardOrphans() async throws(Status) {
+        var isKnown: [String: Bool] = [:]
         for type in ResourceType.all where type.isNamespaced {
-            var isKnown: [String: Bool] = [:]
             for object in try await list(type, namespace: nil).items {
                 let namespace = object.key.namespace
                 if isKnown[namespace] == nil, let key = ObjectKey(.namespaces, namespace: "", name: namespace) {
@@ -89,6 +90,12 @@ extension ObjectStore {
                 guard isKnown[namespace] == false else { continue }
                 _ = try await remove(object.key, at: object.revision)
             }
+        }
+        try await discardOrphanedTrails { (namespace) throws(Status) in
+            guard isKnown[namespace] == nil, let key = ObjectKey(.namespaces, namespace: "", name: namespace) else { return isKnown[namespace] ?? false }
+            let isThere = try await find(key) != nil
+            isKnown[namespace] = isThere
+            return isThere
         }
     }
 }

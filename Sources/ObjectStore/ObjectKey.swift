@@ -41,7 +41,7 @@ package struct ObjectKey: Hashable, Sendable {
     private static func prefix(_ type: ResourceType, namespace: String?) -> Bytes {
         Bytes("objects/\(type.plural)/\(namespace.map { $0 + "/" } ?? "")".utf8)
     }
-    private static func isPart(_ text: String) -> Bool {
+    static func isPart(_ text: String) -> Bool {
         !text.isEmpty && text.utf8.count <= 253 && !text.utf8.contains { $0 == UInt8(ascii: "/") || $0 == 0 }
     }
 }

@@ -198,6 +198,48 @@ import Testing
         try await server.stop()
     }
 
+    @Test("who held a secret is kept: versions in their order, wiped with the pod, after the secret itself; nothing made up is")
+    func trail() async throws {
+        let server = try await TestServer(schedules: false)
+        let path = "/apis/coffer.dev/v1/namespaces/default/secrets/web/trail"
+        #expect(try await server.call(.GET, path).code == 404)
+        try await post(server, secretsPath, secretJSON("web", "value"))
+        try await post(server, podsPath, podJSON("web", node: "a"))
+        let node = try NodeClient(server, "a")
+        try await eventually("the pod and its secret are told") { node.pods.count == 1 && node.secrets.count == 1 }
+        #expect(try await server.call(.GET, path).json["items"]?.arrayValue?.isEmpty == true)
+        let stored = try await server.call(.GET, secretsPath + "/web").json
+        let secretUID = try #require(stored.at("metadata", "uid")?.stringValue), podUID = try #require(node.pod("web")?.uid)
+        func said(_ outcome: Acknowledgement.Outcome, _ version: Int64, uid: String, secret: String = "web") -> Acknowledgement.Entry {
+            .init(outcome: outcome, namespace: "default", podName: "web", podUID: podUID, secretName: secret, secretUID: uid, resourceVersion: version)
+        }
+        func states() async throws -> [String] {
+            (try await server.call(.GET, path).json["items"]?.arrayValue ?? []).map { row in
+                "\(row["pod"]?.stringValue ?? "") \(row["node"]?.stringValue ?? "") \(row["resourceVersion"]?.stringValue ?? "") \(row["state"]?.stringValue ?? "")"
+            }
+        }
+        let first = try #require(stored.at("metadata", "resourceVersion")?.stringValue.flatMap { Int64($0) })
+        #expect(try await node.acknowledge(server, [said(.materialized, first, uid: "made-up"), said(.materialized, first, uid: secretUID, secret: "other")]) == 200)
+        #expect(try await states() == [])
+        #expect(try await node.acknowledge(server, [said(.materialized, first, uid: secretUID)]) == 200)
+        #expect(try await states() == ["web a \(first) Held"])
+        let changed = try await server.call(.PUT, secretsPath + "/web", secretJSON("web", "changed")).json
+        let second = try #require(changed.at("metadata", "resourceVersion")?.stringValue.flatMap { Int64($0) })
+        // The secret goes before its node says that it had it: the version says whose it was.
+        #expect(try await server.call(.DELETE, secretsPath + "/web").code == 200)
+        #expect(try await node.acknowledge(server, [said(.materialized, second, uid: secretUID)]) == 200)
+        #expect(try await states() == ["web a \(first) Replaced", "web a \(second) Held"])
+        #expect(try await server.call(.DELETE, podsPath + "/web?gracePeriodSeconds=0").code == 200)
+        try await eventually("the pod is gone, and nothing is said of what it held") { try await states().last == "web a \(second) Unconfirmed" }
+        let removed = Acknowledgement.Entry(outcome: .podRemoved, namespace: "default", podName: "web", podUID: podUID)
+        #expect(try await node.acknowledge(server, [said(.wiped, second, uid: secretUID), removed]) == 200)
+        #expect(try await states() == ["web a \(first) Replaced", "web a \(second) Wiped"])
+        #expect(try await server.call(.GET, path, as: .node("a")).code == 403)
+        #expect(try await server.call(.GET, "/apis/coffer.dev/v1/namespaces/default/secrets/none/trail").code == 404)
+        node.close()
+        try await server.stop()
+    }
+
     @Test("a pod deleted and made anew under its name is another pod")
     func reuse() async throws {
         let server = try await TestServer(schedules: false)

@@ -148,11 +148,22 @@ final class MemoryServer: APITransport {
     private static func operators(_ request: APIRequest) -> JSONValue {
         let progress: JSONValue = ["namespace": "prod", "level": "dek", "state": "Running", "generation": 2, "done": 3, "remaining": 7, "message": ""]
         switch request.path {
-        case "/apis/coffer.dev/v1/nodes/n1/acks":
-            func entry(_ pod: String, _ version: String) -> JSONValue {
-                ["outcome": "Materialized", "namespace": "default", "pod": .string(pod), "podUID": .string(pod), "secret": "app", "resourceVersion": .string(version)]
+        case "/apis/coffer.dev/v1/namespaces/default/secrets/app/trail":
+            func span(_ pod: String, _ version: String, _ state: String, until: String? = nil) -> JSONValue {
+                var span: JSONValue = [
+                    "pod": .string(pod), "podUID": .string("uid-" + pod), "node": "n1", "secretUID": "uid-s", "resourceVersion": .string(version),
+                    "from": "2026-11-23T19:00:00Z", "state": .string(state),
+                ]
+                span["until"] = until.map(JSONValue.string)
+                return span
             }
-            return ["items": [entry("uid-3", "2"), entry("uid-4", "1")]]
+            return [
+                "kind": "SecretTrail", "omitted": 2,
+                "items": [
+                    span("3", "1", "Replaced", until: "2026-11-23T19:01:00Z"), span("3", "2", "Held"), span("4", "1", "Held"), span("gone", "1", "Unconfirmed"),
+                ],
+            ]
+        case "/apis/coffer.dev/v1/namespaces/default/secrets/other/trail": return ["kind": "SecretTrail", "items": []]
         case "/version": return ["gitVersion": "v1.30.0+coffer"]
         case "/apis/coffer.dev/v1/vault/status":
             return [

@@ -98,6 +98,11 @@ import Testing
             for manifest in SecretsAPITests.manifests {
                 expect(try await daemon.kubectl("delete", "-f", manifest.path, "--grace-period=0", "--force", "--timeout=20s"), prints: "deleted")
             }
+            // Who held it is known after secret and pod are gone.
+            try await eventually("every version's end is in the trail") {
+                let states = try await cofferctl(daemon, "trace", "secret/test-secret", "-o", "jsonpath={.items[*].state}").output
+                return states == "Replaced Wiped"
+            }
             try await eventually("nothing is mounted") { agent.mounts("/pods/").isEmpty }
             try await eventually("no directory is left") { try FileManager.default.contentsOfDirectory(atPath: agent.root + "/pods").isEmpty }
         }

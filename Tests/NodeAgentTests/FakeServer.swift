@@ -20,6 +20,8 @@ final class FakeServer: Sendable {
         var streams: [any Channel] = []
     }
     let heard = Mutex(Heard())
+    /// How many acknowledgements are not taken, with 503.
+    let refusals = Mutex(0)
     let options: ServerOptions
     private let channel: any Channel
     private let folder: String
@@ -100,6 +102,11 @@ final class FakeServer: Sendable {
                     $0.streams.append(context.channel)
                 }
                 return
+            }
+            if head.uri.hasSuffix("/acks"), server.refusals.withLock({ if $0 > 0 { $0 -= 1; return true } else { return false } }) {
+                let headers: HTTPHeaders = ["content-length": "0"]
+                context.write(wrapOutboundOut(.head(HTTPResponseHead(version: .http1_1, status: .serviceUnavailable, headers: headers))), promise: nil)
+                return context.writeAndFlush(wrapOutboundOut(.end(nil)), promise: nil)
             }
             server.heard.withLock { heard in
                 if head.uri.hasSuffix("/acks"), let acknowledgement = try? Acknowledgement(decoding: bytes) {

@@ -58,6 +58,19 @@ import Testing
         }
     }
 
+    @Test("a server that takes no acknowledgement for now is told again, on the same stream")
+    func acknowledgedLater() async throws {
+        try await withAgent { node, server, _ in
+            #expect(try await eventually { streams(server) == 1 })
+            server.refusals.withLock { $0 = 2 }
+            let pod = pod(1)
+            try server.send(.snapshot(DesiredState(revision: 5, serverTimeMilliseconds: Node.serverNow, pods: [pod], secrets: [try secret(data: [("k", "one")])])))
+            #expect(try await eventually { server.heard.withLock { $0.acknowledgements.map(\.outcome) } == [.materialized] })
+            #expect(server.refusals.withLock { $0 } == 0)
+            #expect(server.heard.withLock { $0.requests.count } == 1)
+        }
+    }
+
     @Test("a pod that cannot have its secrets says so, by its reason")
     func notReady() async throws {
         try await withAgent { _, server, _ in

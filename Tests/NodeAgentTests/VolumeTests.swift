@@ -94,6 +94,31 @@ import Testing
         #expect(try FileManager.default.contentsOfDirectory(atPath: place).count == 4)
     }
 
+    @Test("a secret that leaves a volume is said to be wiped once the superseded version is; one in two volumes, with the second")
+    func leaving() throws {
+        let node = try Node(grace: 300)
+        try node.start()
+        var pod = pod(1)
+        pod.volumes = [DesiredVolume(name: "v", sources: [.secret(SecretSource(secretName: "db")), .secret(SecretSource(secretName: "extra", isOptional: true))])]
+        node.state.pods = [pod]
+        node.state.secrets = [try secret(data: [("k", "one")]), try secret("extra", data: [("x", "more")])]
+        #expect(try node.sync().acknowledgements.map(\.secretName) == ["db", "extra"])
+        node.state.secrets = [try secret(data: [("k", "one")])]
+        let left = try node.sync()
+        #expect(left.acknowledgements.allSatisfy { $0.outcome == .materialized && $0.secretName == "db" })
+        #expect(node.text(pod, "v", "x") == nil)
+        let wake = try #require(left.wakeMilliseconds)
+        #expect(eventually { AgentClock.milliseconds >= wake })
+        #expect(try node.work().acknowledgements.map { "\($0.outcome) \($0.secretName)" } == ["wiped extra"])
+
+        pod.volumes.append(DesiredVolume(name: "w", sources: [.secret(SecretSource(secretName: "db"))]))
+        node.state.pods = [pod]
+        #expect(try node.sync().acknowledgements.map(\.secretName) == ["db"])
+        node.state.pods = []
+        #expect(try node.sync().acknowledgements.map { "\($0.outcome) \($0.secretName)" } == ["wiped db", "podRemoved "])
+        #expect(node.leftovers == [])
+    }
+
     @Test("the same secret name in two namespaces gives each pod its own namespace's value")
     func namespaces() throws {
         let node = try Node()
