@@ -107,7 +107,7 @@ library("Torture", "Faults", "Histories", "CofferClient", "EtcdClient", "EtcdPro
 executable("coffer-torture", "Torture", "Faults", External.arguments)
 executable("cofferd", "Clustering", "EtcdServer", "APIServer", "StatusServer", "KeyVault", "Peers", "Barrier", "ReplicaService", "MVCC", "Sealing", "Audit", "Resources", "Certificates", "RPC", "CLinux", "Basics",
            External.arguments, External.logging, External.lifecycle, External.unixSignals, External.posix, External.core, External.ssl)
-executable("coffer-agent", "NodeAgent", "NodeProtocol", "Mounts", External.arguments, External.logging, External.unixSignals)
+executable("coffer-agent", "NodeAgent", "NodeProtocol", "Mounts", "Resources", External.arguments, External.logging, External.unixSignals)
 executable("cofferctl", "Commands")
 // Never shipped.
 library("Simulation", "Mounts", "NodeProtocol", "Replica", "Raft", "MVCC", "WriteAheadLog", "FileSealing", "Sealing", "SecretMemory", "Basics")

@@ -17,6 +17,7 @@ package enum SealSource: Hashable, Sendable {
 package enum DataDirectoryError: Error, Equatable, CustomStringConvertible {
     case inUse(String)
     case newerFormat(found: String, path: String)
+    case link(String)
     case notOurs(String)
     case keyFileInside(String)
     case keyFileMissing(String)
@@ -30,6 +31,7 @@ package enum DataDirectoryError: Error, Equatable, CustomStringConvertible {
         switch self {
         case .inUse(let path): "\(path) is in use by another process"
         case .newerFormat(let found, let path): "\(path) has format \(found), newer than this program knows (\(DataDirectory.format)): use a newer Coffer"
+        case .link(let path): "\(path) is a symbolic link, and what it points to could be exchanged: name the directory itself"
         case .notOurs(let path): "\(path) is not empty and not a Coffer data directory: name an empty or new one"
         case .keyFileInside(let path): "the key file \(path) lies inside the data directory: a key beside what it protects protects nothing; keep it elsewhere"
         case .keyFileMissing(let path): "the key file \(path) is not there, and the data directory needs it: bring it back, nothing else opens this directory"
@@ -101,7 +103,7 @@ package final class DataDirectory: Sendable {
     /// Makes the directory if need be; answers whether it is to be laid down.
     private static func prepare(_ path: String, _ files: PosixFileSystem) throws -> Bool {
         var info = stat()
-        if unsafe lstat(path, &info) == 0, info.st_mode & S_IFMT == S_IFLNK { throw DataDirectoryError.notOurs(path) }
+        if unsafe lstat(path, &info) == 0, info.st_mode & S_IFMT == S_IFLNK { throw DataDirectoryError.link(path) }
         do {
             try files.makeDirectory(path)
             let names = try files.names(in: path)

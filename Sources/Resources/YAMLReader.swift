@@ -162,12 +162,16 @@ enum YAMLReader {
 }
 
 extension MalformedDocument {
+    private static let nameCharactersMax = 63
+
     /// Only the problem and the place: Yams' own description shows the line.
     fileprivate init(_ error: YamlError) {
         switch error {
         case .scanner(_, let problem, let mark, _), .parser(_, let problem, let mark, _), .composer(_, let problem, let mark, _):
             self.init(problem, line: mark.line, column: mark.column)
-        case .duplicatedKeysInMapping(_, let context): self.init("duplicate field", line: context.mark.line, column: context.mark.column)
+        case .duplicatedKeysInMapping(let names, let context):
+            let name = names.first.map { " \"\($0.prefix(Self.nameCharactersMax))\"" } ?? ""
+            self.init("duplicate field\(name)", line: context.mark.line, column: context.mark.column)
         case .reader(let problem, _, _, _): self.init(problem, line: 0, column: 0)
         default: self.init("the YAML cannot be read", line: 0, column: 0)
         }

@@ -4,6 +4,7 @@ import Logging
 import Mounts
 import NodeAgent
 import NodeProtocol
+import Resources
 import UnixSignals
 
 struct Run: AsyncParsableCommand {
@@ -23,6 +24,7 @@ struct Run: AsyncParsableCommand {
     @Option(help: "trace, debug, info, notice, warning, error.") var logLevel = "info"
 
     func validate() throws {
+        if let wrong = Names.errors(dns1123Subdomain: nodeName).first { throw ValidationError("--node-name \(nodeName): \(wrong)") }
         guard server.hasPrefix("https://") else { throw ValidationError("--server must begin with https://") }
         guard Logger.Level(rawValue: logLevel) != nil else { throw ValidationError("--log-level \(logLevel) is unknown") }
         guard (1...64 << 20).contains(maxVolumeBytes) else { throw ValidationError("--max-volume-bytes must be between 1 and \(64 << 20)") }

@@ -151,8 +151,19 @@ import Testing
             try await refused(daemon, ["data-dir": file], directory: daemon.home.path + "/foreign", says: "cofferd: ", file)
             let link = daemon.home.path + "/link"
             #expect(symlink(foreign, link) == 0)
-            try await refused(daemon, ["data-dir": link], directory: foreign, says: "cofferd: ", link)
+            try await refused(daemon, ["data-dir": link], directory: foreign, says: "\(link) is a symbolic link")
             try await refused(daemon, ["data-dir": foreign + "/notes.txt/deeper"], directory: foreign, says: "cofferd: ")
+        }
+    }
+
+    @Test("an agent whose node cannot have that name is refused before anything is made", arguments: ["../x", "Node", "a b"])
+    func nodeName(name: String) async throws {
+        try await Daemon.with(started: false) { daemon in
+            let root = daemon.home.path + "/agent"
+            let flags = ["--server", "https://127.0.0.1:1", "--ca-file", "ca", "--cert-file", "cert", "--key-file", "key", "--root-dir", root]
+            let run = try await Program.run(Program.folder.appendingPathComponent("coffer-agent"), ["run", "--node-name=" + name] + flags)
+            #expect(run.status == 64 && run.errors.contains("Error: --node-name \(name): "), "\(run.errors)")
+            #expect(!FileManager.default.fileExists(atPath: root))
         }
     }
 
