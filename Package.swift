@@ -116,7 +116,7 @@ targets.append(.executableTarget( // as whoever uses the library would write it:
     name: "embedded-member", dependencies: ["Coffer"], path: "examples/embedded-member/Sources/embedded-member",
     swiftSettings: [.swiftLanguageMode(.v6)]))
 targets.append(.testTarget(name: "TidyTests", swiftSettings: swiftSettings))
-targets.append(.testTarget(name: "ConformanceTests", swiftSettings: swiftSettings))
+targets.append(.testTarget(name: "ConformanceTests", dependencies: ["Faults"], swiftSettings: swiftSettings))
 targets.append(.testTarget(
     name: "DifferentialTests", dependencies: ["EtcdClient", "EtcdProtocol", "RPC", "Basics", External.core, External.posix], swiftSettings: swiftSettings))
 if Context.environment["COFFER_BENCHMARKS"] != nil {

@@ -82,7 +82,7 @@ package protocol KeyValue: Sendable {
     func put(_ key: Bytes, domain: String, value: SecretValue, if precondition: Precondition) async throws(BarrierError) -> Int64
     /// Answers the revision of the deletion; `preconditionFailed(current: 0)` when it is not there.
     func delete(_ key: Bytes, if precondition: Precondition) async throws(BarrierError) -> Int64
-    /// From the first event after `revision` (0: from now on). Ends by throwing when history is compacted or the reader is too slow.
+    /// From the first event after `revision` (0: from now on). Ends by throwing when history is compacted.
     /// Bookmarks (batches without events) come at least every few seconds.
     func watch(_ range: KeyRange, after revision: Int64) async throws(BarrierError) -> AsyncThrowingStream<EventBatch, any Error>
     /// The present revision, confirmed with a quorum.

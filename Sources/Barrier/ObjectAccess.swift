@@ -104,36 +104,74 @@ extension Barrier: KeyValue {
         options.startRevision = start
         options.progressIntervalMilliseconds = 2_000
         let (deliveries, continuation) = AsyncStream.makeStream(of: (WatchDelivery, ReadPin).self)
-        let sink = StreamSink(continuation, service)
-        let id = service.watch(Keyspace.object.stored(range), options: options, sink: sink)
-        return AsyncThrowingStream(bufferingPolicy: .bufferingOldest(Limits.watcherEventsMax)) { output in
-            let pump = Task {
-                defer { service.cancel(id) }
-                for await (delivery, pin) in deliveries {
-                    defer { pin.release() }
-                    let batch: EventBatch
-                    switch delivery.content {
-                    case .created(let revision):
-                        // What history was asked for is still to come: that all up to here was told would not be true.
-                        guard start == 0 || start > revision else { continue }
-                        batch = EventBatch(revision: revision, events: [])
-                    case .progress(let revision): batch = EventBatch(revision: revision, events: [])
-                    case .events(let events, let revision):
-                        batch = EventBatch(revision: revision, events: events.map(self.event))
-                        service.consumed(id, events: events.count)
-                    case .cancelled(.compacted(let compacted), _): return output.finish(throwing: BarrierError.compacted(compactRevision: compacted))
-                    case .cancelled(.requested, _): return output.finish()
-                    case .cancelled(.unavailable(let reason), _): return output.finish(throwing: BarrierError.unavailable(reason))
-                    }
-                    if case .dropped = output.yield(batch) { return output.finish(throwing: BarrierError.overloaded) }
+        let id = service.watch(Keyspace.object.stored(range), options: options, sink: StreamSink(continuation, service))
+        let reader = EventReader(self, id, deliveries.makeAsyncIterator(), start: start)
+        return AsyncThrowingStream { try await reader.next() }
+    }
+
+    /// Reads one watch as fast as whoever iterates asks: values are opened when they are asked for, about a megabyte at a time, and only then
+    /// count as consumed. What waits is ciphertext, and bounded by the service.
+    private actor EventReader {
+        private static let openedBytesMax = 1 << 20
+        private let barrier: Barrier
+        private let id: WatchID
+        private let deliveries: AsyncStream<(WatchDelivery, ReadPin)>.Iterator
+        private let start: Int64
+        /// Of the delivery at hand.
+        private var rest: ArraySlice<WatchEvent> = []
+        private var revision: Int64 = 0
+        private var pin: ReadPin?
+
+        init(_ barrier: Barrier, _ id: WatchID, _ deliveries: AsyncStream<(WatchDelivery, ReadPin)>.Iterator, start: Int64) {
+            (self.barrier, self.id, self.deliveries, self.start) = (barrier, id, deliveries, start)
+        }
+        deinit {
+            pin?.release()
+            barrier.service.cancel(id)
+        }
+
+        func next() async throws -> EventBatch? {
+            while rest.isEmpty {
+                var iterator = deliveries
+                guard let (delivery, pin) = await iterator.next(isolation: self) else { return nil }
+                if case .events(let events, let revision) = delivery.content {
+                    (rest, self.revision, self.pin) = (events[...], revision, pin)
+                    continue
                 }
-                output.finish()
+                pin.release()
+                switch delivery.content {
+                // What history was asked for is still to come: that all up to here was told would not be true.
+                case .created(let revision): if start == 0 || start > revision { return EventBatch(revision: revision, events: []) }
+                case .progress(let revision): return EventBatch(revision: revision, events: [])
+                case .cancelled(.requested, _): return nil
+                case .cancelled(.compacted(let compacted), _): throw BarrierError.compacted(compactRevision: compacted)
+                case .cancelled(.unavailable(let reason), _): throw BarrierError.unavailable(reason)
+                case .events: break
+                }
             }
-            output.onTermination = { _ in pump.cancel() }
+            return opened()
+        }
+
+        /// Whole revisions.
+        private func opened() -> EventBatch {
+            var events: [EntryEvent] = [], bytes = 0, last: Int64 = 0
+            while let event = rest.first, bytes < Self.openedBytesMax || event.version.revision.main == last {
+                let opened = barrier.event(event)
+                if case .success(let value) = opened.entry.value { bytes += value.count }
+                if case .success(let value)? = opened.previous?.value { bytes += value.count }
+                events.append(opened)
+                last = event.version.revision.main
+                rest.removeFirst()
+            }
+            barrier.service.consumed(id, events: events.count)
+            guard rest.isEmpty else { return EventBatch(revision: last, events: events) }
+            pin?.release()
+            pin = nil
+            return EventBatch(revision: revision, events: events)
         }
     }
 
-    private func event(_ event: WatchEvent) -> EntryEvent {
+    fileprivate func event(_ event: WatchEvent) -> EntryEvent {
         let previous = event.previous.map(entry)
         switch event.kind {
         case .put: return EntryEvent(kind: .put, entry: entry(event.version, value: event.value), previous: previous)

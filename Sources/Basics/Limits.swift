@@ -26,6 +26,8 @@ package enum Limits {
     package static let proposalBytesInFlightMax = 256 << 20
     /// Events buffered for one watcher before it is made to catch up from history.
     package static let watcherEventsMax = 16_384
+    /// And the values in them, sealed; history is told without values, which are fetched when the watcher reads.
+    package static let watcherBytesMax = 16 << 20
     /// Watches on one stream or connection.
     package static let watchesPerConnectionMax = 100_000
     /// Watches of one member, all connections together: a gigabyte of them, about.
@@ -46,6 +48,9 @@ package enum Limits {
     package static let memberTextBytesMax = 1_024
     /// One message between members: a batch of entries, and room for one large entry more.
     package static let peerMessageBytesMax = 16 << 20
+    /// Messages of other members that wait for the replica, and their bytes: they are sent again when they are dropped.
+    package static let peerMessagesWaitingMax = 65_536
+    package static let peerBytesWaitingMax = 64 << 20
     /// A manifest given to the command line.
     package static let manifestBytesMax = 16 << 20
     /// Pods on one node (Kubernetes' default is 110).

@@ -170,7 +170,7 @@ final class EtcdLoop {
         }
     }
 
-    private func builder() -> AnswerBuilder {
+    func builder() -> AnswerBuilder {
         AnswerBuilder(barrier: service.barrier, identity: service.identity, term: service.barrier.status().term, opener: opener)
     }
 

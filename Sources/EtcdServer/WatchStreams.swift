@@ -15,6 +15,8 @@ struct WatchStream {
     var unreported: [WatchID: Int] = [:]
     /// A manual progress request is under way; its answer serves those that come meanwhile.
     var awaitsProgress = false
+    /// What waits for a client that does not read, in order: without values, which are fetched when it goes on.
+    var waiting: [(delivery: WatchDelivery, entry: WatchEntry?)] = []
 
     private static let autoID: Int64 = 0
     /// The id of a new watch: the client's choice, or the least that is free from the last one on. `nil`: it is taken.
@@ -108,6 +110,22 @@ extension EtcdConnection {
     /// `refusal`: why no event may be told.
     func watchDelivery(_ delivery: WatchDelivery, _ entry: WatchEntry, _ builder: AnswerBuilder, refusal: String?) {
         switch delivery.content {
+        case .cancelled(.requested, _): break
+        case .events where refusal != nil: break
+        default: if waits(delivery, entry, on: entry.stream) { return }
+        }
+        tell(delivery, entry, builder, refusal: refusal)
+    }
+
+    /// Whether it has to wait for a client that does not read: with an event all that comes after it.
+    private func waits(_ delivery: WatchDelivery, _ entry: WatchEntry?, on stream: StreamID) -> Bool {
+        guard let state = watchStreams[stream], !state.waiting.isEmpty || (state.paused && delivery.hasEvents) else { return false }
+        watchStreams[stream]?.waiting.append((delivery.withoutValues, entry))
+        return true
+    }
+
+    private func tell(_ delivery: WatchDelivery, _ entry: WatchEntry, _ builder: AnswerBuilder, refusal: String?) {
+        switch delivery.content {
         case .created(let revision):
             var message = WatchResponseMessage(header: builder.header(revision), watchID: entry.clientID)
             message.created = true
@@ -115,11 +133,17 @@ extension EtcdConnection {
         case .events(let events, let revision):
             do {
                 if let refusal { throw EtcdFailure.unavailable(refusal) }
-                try send(events, revision, entry, builder)
-                consumed(delivery.watch, events.count, on: entry.stream)
+                let sent = try send(events, revision, entry, builder)
+                if sent < events.count {
+                    let rest = WatchDelivery(watch: delivery.watch, content: .events(Array(events[sent...]), revision: revision))
+                    watchStreams[entry.stream]?.waiting.insert((rest.withoutValues, entry), at: 0)
+                }
+                consumed(delivery.watch, sent, on: entry.stream)
             } catch {
-                let reason = (error as? EtcdFailure).map { Status($0).message } ?? "etcdserver: \(error)"
-                endWatch(delivery.watch, entry, builder.header(revision), reason: reason)
+                let reason = (error as? EtcdFailure).map { Status($0).message } ?? "etcdserver: \(error)", compacted = service.barrier.status().compactRevision
+                // Events that waited, while their history went.
+                let isCompacted = (events.first?.version.revision.main ?? compacted) < compacted
+                endWatch(delivery.watch, entry, builder.header(revision), reason: isCompacted ? "" : reason, compactRevision: isCompacted ? compacted : 0)
                 service.barrier.service.cancel(delivery.watch)
             }
         case .progress(let revision):
@@ -138,6 +162,7 @@ extension EtcdConnection {
         loop.forget(watch)
         watchStreams[entry.stream]?.watches[entry.clientID] = nil
         watchStreams[entry.stream]?.unreported[watch] = nil
+        watchStreams[entry.stream]?.waiting.removeAll { $0.delivery.watch == watch && $0.entry != nil }
         var message = WatchResponseMessage(header: header, watchID: entry.clientID)
         message.canceled = true
         message.cancelReason = reason
@@ -145,7 +170,8 @@ extension EtcdConnection {
         sendPlain(message, on: entry.stream)
     }
 
-    private func send(_ events: [WatchEvent], _ revision: Int64, _ entry: WatchEntry, _ builder: AnswerBuilder) throws {
+    /// Until the client is seen not to read, between two messages; answers how many were sent.
+    private func send(_ events: [WatchEvent], _ revision: Int64, _ entry: WatchEntry, _ builder: AnswerBuilder) throws -> Int {
         var message = WatchResponseMessage(header: builder.header(revision), watchID: entry.clientID)
         var bytes = 0, first = 0
         for (index, event) in events.enumerated() {
@@ -156,6 +182,7 @@ extension EtcdConnection {
             if bytes > 0, bytes + size > Self.fragmentBytesMax, entry.fragments || isNext {
                 message.fragment = entry.fragments
                 transport.send(try framed(&message, events[first..<index], entry, builder), on: entry.stream)
+                if watchStreams[entry.stream]?.paused != false { return index }
                 message.events.removeAll(keepingCapacity: true)
                 (bytes, first) = (0, index)
             }
@@ -165,6 +192,7 @@ extension EtcdConnection {
         }
         message.fragment = false
         transport.send(try framed(&message, events[first...], entry, builder), on: entry.stream)
+        return events.count
     }
 
     /// An event that waited long may carry a ciphertext that was replaced since, and whose key is gone: the record has the new one.
@@ -182,7 +210,11 @@ extension EtcdConnection {
     }
 
     private func eventMessage(_ event: WatchEvent, _ entry: WatchEntry, _ builder: AnswerBuilder) throws -> EventMessage {
-        let previous = entry.wantsPrevious ? try event.previous.map { try builder.keyValue($0) } : nil
+        var previous: KeyValueMessage?
+        if entry.wantsPrevious, let version = event.previous {
+            // One that was compacted is not told, as with history.
+            do { previous = try builder.keyValue(version) } catch where version.revision.main < service.barrier.status().compactRevision {}
+        }
         switch event.kind {
         case .put:
             return EventMessage(kind: .put, kv: try builder.keyValue(event.version, value: event.value), prevKV: previous)
@@ -211,6 +243,16 @@ extension EtcdConnection {
         guard writable, let unreported = watchStreams[stream]?.unreported else { return }
         watchStreams[stream]?.unreported.removeAll()
         for (watch, events) in unreported.sorted(by: { $0.key < $1.key }) { service.barrier.service.consumed(watch, events: events) }
+        goOn(with: stream)
+    }
+
+    /// What waited is told, until the client does not read again.
+    private func goOn(with stream: StreamID) {
+        let builder = loop.builder()
+        while let state = watchStreams[stream], !state.paused, let next = state.waiting.first {
+            watchStreams[stream]?.waiting.removeFirst()
+            if let entry = next.entry { tell(next.delivery, entry, builder, refusal: nil) } else { finishProgress(next.delivery, on: stream) }
+        }
     }
 
     // MARK: Progress
@@ -234,7 +276,7 @@ extension EtcdConnection {
         }
         func deliver(_ deliveries: [WatchDelivery]) {
             eventLoop.execute { [connection, stream] in
-                for delivery in deliveries { connection.value.finishProgress(delivery, on: stream) }
+                for delivery in deliveries where !connection.value.waits(delivery, nil, on: stream) { connection.value.finishProgress(delivery, on: stream) }
             }
         }
     }
@@ -253,5 +295,18 @@ extension EtcdConnection {
             loop.forget(watch)
             service.barrier.service.cancel(watch)
         }
+    }
+}
+
+extension WatchDelivery {
+    var hasEvents: Bool { if case .events = content { true } else { false } }
+    /// What it holds is small then, however large the values are.
+    var withoutValues: WatchDelivery {
+        guard case .events(let events, let revision) = content else { return self }
+        return WatchDelivery(watch: watch, content: .events(events.map { event in
+            var event = event
+            event.value = nil
+            return event
+        }, revision: revision))
     }
 }

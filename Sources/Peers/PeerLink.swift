@@ -8,7 +8,8 @@ import Synchronization
 ///
 /// 1. `send` (any thread, never blocking) puts messages into the queue, or drops them: while there is no connection, and when the queue is full.
 /// 2. The event loop gathers what waits into frames, as long as the network takes them.
-/// 3. A connection that ends is made again after a pause that doubles, with jitter, up to a second; each attempt takes the next address.
+/// 3. A connection that ends is made again after a pause that doubles, with jitter, up to a second, or when the member itself connects; each attempt
+///    takes the next address.
 ///
 /// Raft tolerates loss; what it must hear of is that an address is gone (`PeerReceiver.unreachable`), so that it probes.
 ///
@@ -89,6 +90,13 @@ final class PeerLink: PeerSessionOwner, @unchecked Sendable {
     }
     /// Other addresses; a connection that stands is kept.
     func move(to urls: [PeerURL]) { eventLoop.execute { self.urls = urls } }
+    /// The member is known to be there: connects now, if it is not.
+    func hasten() {
+        eventLoop.execute {
+            self.backoffMilliseconds = PeerLimits.backoffMillisecondsMin
+            self.connect()
+        }
+    }
     /// Ends the connection; another is made at once.
     func renew() { eventLoop.execute { self.session?.close(because: .closed) } }
 

@@ -23,7 +23,8 @@ protocol PeerSessionOwner: AnyObject {
 ///     accepting side:   TLS ─▶ (hello) ─▶ welcome ─▶ open        any ─▶ refused, closed
 ///
 /// 1. TLS has verified the other's certificate against the peers' authority (both sides).
-/// 2. The certificate must be a member's, and carry the name the greeting gives.
+/// 2. The certificate must be a member's, and carry the name the greeting gives; which must be the name of the member it gives, where that
+///    is known.
 /// 3. Frames before the greeting are bounded tightly, frames after it by `PeerLimits.frameBytesMax`.
 /// 4. Once open, each side says something at least every `pingMilliseconds`, and gives up a connection on which it heard nothing for
 ///    `silenceMilliseconds`: a network may stop forwarding without a word. Not while it does not read on purpose.
@@ -36,6 +37,7 @@ final class PeerSession: ChannelInboundHandler {
     /// Ours, if we connected.
     private let hello: PeerGreeting?
     private var owner: (any PeerSessionOwner)?
+    private let transport: PeerTransport
     private var parser = PeerFrameParser()
     private var context: ChannelHandlerContext?
     private var timeout: Scheduled<Void>?
@@ -48,9 +50,10 @@ final class PeerSession: ChannelInboundHandler {
     private(set) var peer: PeerGreeting?
 
     /// `hello` `nil`: the accepting side.
-    init(hello: PeerGreeting?, owner: any PeerSessionOwner) {
+    init(hello: PeerGreeting?, owner: any PeerSessionOwner, transport: PeerTransport) {
         self.hello = hello
         self.owner = owner
+        self.transport = transport
     }
 
     var isWritable: Bool { context?.channel.isWritable ?? false }
@@ -209,6 +212,7 @@ final class PeerSession: ChannelInboundHandler {
     }
 
     private func verify(_ welcome: PeerGreeting, against hello: PeerGreeting) throws(PeerRefusal) {
+        try transport.verify(welcome.name, of: welcome.from)
         // Who has not joined yet asks whoever is there.
         guard hello.purpose != .requests else { return }
         guard welcome.cluster == hello.cluster else { throw .cluster(welcome.cluster, hello.cluster) }

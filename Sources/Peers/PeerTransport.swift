@@ -21,8 +21,10 @@ package struct PeerIdentity: Hashable, Sendable {
 /// Another member, and where it is.
 package struct PeerAddress: Hashable, Sendable {
     package var member: MemberID
+    /// Empty until it has said so.
+    package var name: String
     package var urls: [PeerURL]
-    package init(member: MemberID, urls: [PeerURL]) { self.member = member; self.urls = urls }
+    package init(member: MemberID, name: String = "", urls: [PeerURL]) { self.member = member; self.name = name; self.urls = urls }
 }
 
 /// Where messages of other members go. Called on the transport's event loop: hand over and return, never block.
@@ -49,6 +51,8 @@ package final class PeerTransport: Sendable {
         var links: [MemberID: PeerLink] = [:]
         /// Members of the table; links to others were learnt from their greetings.
         var known: Set<MemberID> = []
+        /// As the table has them: nobody else's certificate speaks for these members.
+        var names: [MemberID: String] = [:]
         var removed: Set<MemberID> = []
         /// Members whose greeting was accepted: they have a directory, and may have voted.
         var heard: Set<MemberID> = []
@@ -100,6 +104,7 @@ package final class PeerTransport: Sendable {
             state.removed.formUnion(state.known.subtracting(present))
             state.removed.subtract(present)
             state.known = present
+            state.names = Dictionary(addresses.filter { !$0.name.isEmpty }.map { ($0.member, $0.name) }) { $1 }
             var started: [PeerLink] = []
             for address in addresses where address.member != state.identity.member {
                 if let link = state.links[address.member] {
@@ -133,6 +138,8 @@ package final class PeerTransport: Sendable {
         let urls = greeting.peerURLs.compactMap { text in try? PeerURL(text) }
         guard !urls.isEmpty else { return }
         let link = state.withLock { state -> PeerLink? in
+            // It is up: no need to wait for the next attempt.
+            state.links[member]?.hasten()
             guard !state.isClosed, member != state.identity.member, state.links[member] == nil, !state.removed.contains(member) else { return nil }
             guard state.links.count < PeerLimits.inboundConnectionsMax else { return nil }
             let link = PeerLink(member: member, urls: urls, transport: self, eventLoop: group.next(), logger: logger)
@@ -173,6 +180,7 @@ package final class PeerTransport: Sendable {
         guard let from = greeting.from, from != identity.member else {
             throw PeerRefusal(.stranger, greeting.from == nil ? "a member without an id" : "another process is member \(hex(greeting.from)) too")
         }
+        try verify(greeting.name, of: from)
         // Before whom it meant: those it knows may all have been replaced, and this one have the address of one of them.
         guard !state.withLock({ $0.removed.contains(from) }) else {
             throw PeerRefusal(.removed, "member \(hex(from)) has been removed from the cluster")
@@ -182,6 +190,12 @@ package final class PeerTransport: Sendable {
         }
         state.withLock { state in if state.heard.count < PeerLimits.inboundConnectionsMax { state.heard.insert(from) } }
         return self.greeting(greeting.purpose, to: from)
+    }
+
+    /// A certificate carries its member's name; the table says which member has it.
+    func verify(_ name: String, of member: MemberID?) throws(PeerRefusal) {
+        guard let member, let known = state.withLock({ $0.names[member] }), known != name else { return }
+        throw PeerRefusal(.notThePeer, "member \(hex(member)) is '\(known)', not '\(name)'")
     }
 
     /// Whether that member has ever spoken here since this one was started.
@@ -222,7 +236,7 @@ package final class PeerTransport: Sendable {
         channel.closeFuture.whenComplete { [weak self] _ in self?.state.withLock { $0.inbound[id] = nil } }
         let operations = channel.pipeline.syncOperations
         try operations.addHandler(NIOSSLServerHandler(context: security.current.server))
-        try operations.addHandler(PeerSession(hello: nil, owner: InboundPeer(transport: self, logger: logger)))
+        try operations.addHandler(PeerSession(hello: nil, owner: InboundPeer(transport: self, logger: logger), transport: self))
     }
 
     /// Connects and greets; `owner` hears how it goes once there is a connection, the future fails if there is none.
@@ -243,7 +257,7 @@ package final class PeerTransport: Sendable {
                     channel.closeFuture.whenComplete { [weak self] _ in self?.state.withLock { $0.outbound[id] = nil } }
                     let operations = channel.pipeline.syncOperations
                     try operations.addHandler(NIOSSLClientHandler(context: context, serverHostname: Self.serverName(url.host)))
-                    try operations.addHandler(PeerSession(hello: hello, owner: owner.value))
+                    try operations.addHandler(PeerSession(hello: hello, owner: owner.value, transport: self))
                 }
             }
             .connect(host: url.host, port: url.port)

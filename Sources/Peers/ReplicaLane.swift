@@ -115,7 +115,7 @@ package final class ReplicaLane: PeerLane {
 
     package func membersChanged(_ members: [ClusterMember]) {
         let addresses = members.map { member in
-            PeerAddress(member: member.id, urls: member.peerURLs.compactMap { text in try? PeerURL(text) })
+            PeerAddress(member: member.id, name: member.name, urls: member.peerURLs.compactMap { text in try? PeerURL(text) })
         }
         state.withLock { state in state.addresses = Dictionary(addresses.map { ($0.member, $0.urls) }) { $1 } }
         transport.membersChanged(addresses)
@@ -145,8 +145,9 @@ extension ReplicaLane: PeerReceiver {
     package func received(_ messages: [Bytes], from member: MemberID) {
         var decoded: [PeerMessage] = []
         decoded.reserveCapacity(messages.count)
-        var malformed: UInt64 = 0
+        var malformed: UInt64 = 0, size = 0
         for bytes in messages {
+            size += bytes.count
             do throws(MalformedBytes) {
                 let message = try PeerMessage(decoding: bytes)
                 if message.from == member { decoded.append(message) } else { malformed += 1 }
@@ -156,7 +157,7 @@ extension ReplicaLane: PeerReceiver {
             }
         }
         if malformed > 0 { state.withLock { $0.malformed += malformed } }
-        if !decoded.isEmpty { state.withLock { $0.service }?.receive(decoded) }
+        if !decoded.isEmpty { state.withLock { $0.service }?.receive(decoded, bytes: size) }
     }
     package func unreachable(_ member: MemberID) { state.withLock { $0.service }?.unreachable(member) }
     package func reachable(_ member: MemberID) {}

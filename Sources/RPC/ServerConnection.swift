@@ -243,12 +243,12 @@ package final class ServerConnection: ServerTransport {
     package func send(_ message: ByteBuffer, on stream: StreamID) {
         guard streams[stream] != nil else { return }
         start(stream)
-        let total = unsent[stream, default: 0] + message.readableBytes
-        unsent[stream] = total
+        unsent[stream, default: 0] += message.readableBytes
         unsentBytes += message.readableBytes
         layer?.sendData(message, on: stream)
         wrote = true
-        guard total > TransportLimits.streamUnsentBytesHigh, let state = streams[stream], !state.paused else { return }
+        // Of what has left already nothing is heard any more.
+        guard unsent[stream, default: 0] > TransportLimits.streamUnsentBytesHigh, let state = streams[stream], !state.paused else { return }
         streams[stream]?.paused = true
         service?.writability(false, of: stream, method: state.method)
     }

@@ -5,7 +5,7 @@ import MVCC
 ///
 /// 1. Each gets the next sequence; sequences grow, and no two runs of the member share one (`Origin.incarnation`).
 /// 2. They are sent to the leader at once, and all that wait again, in order, to each new leader and whenever nothing came back for a while.
-/// 3. A command ends when this member applies it (or hears that it was refused), a question with the leader's answer, either at its deadline.
+/// 3. A command ends when this member applies it (or hears that the only copy of it was refused), a question with the leader's answer, either at its deadline.
 ///
 /// Invariant: apply takes an origin's sequences in ascending order only (`Store.admit`). One that comes too late for that was never applied, as
 /// long as it still waits here: it goes out again under a new number.
@@ -17,7 +17,8 @@ struct Forwards: Sendable {
         /// With its origin.
         var payload: Bytes
         var deadline: Int64
-        var wasSent = false
+        var timesSent = 0
+        var wasSent: Bool { timesSent > 0 }
     }
     struct Asked: Sendable {
         var sequence: UInt64
@@ -88,6 +89,11 @@ struct Forwards: Sendable {
         if head == commands.count || (head >= 1_024 && head * 2 >= commands.count) { compact() }
         return taken
     }
+    /// Ends a command that a leader refused. One that was sent again waits on: only that copy was refused, and another may be in a log already.
+    mutating func takeRefused(_ sequence: UInt64) -> Pending? {
+        guard let position = position(of: sequence), commands[position].timesSent <= 1 else { return nil }
+        return take(sequence)
+    }
     private mutating func compact() {
         commands.removeFirst(head)
         head = 0
@@ -128,7 +134,7 @@ struct Forwards: Sendable {
     mutating func messages(to leader: MemberID, from first: UInt64 = 0) -> [PeerMessage] {
         var messages: [PeerMessage] = [], batch: [ForwardedCommand] = [], bytes = 0
         for position in head..<commands.count where commands[position].sequence >= first {
-            commands[position].wasSent = true
+            commands[position].timesSent += 1
             batch.append(ForwardedCommand(sequence: commands[position].sequence, payload: commands[position].payload))
             bytes += commands[position].payload.count
             guard bytes >= Self.messageBytesMax || batch.count >= 4_096 else { continue }
@@ -145,13 +151,21 @@ struct Forwards: Sendable {
     /// All commands, to be proposed here: this member leads now.
     mutating func proposals() -> [Proposal] {
         compact()
-        for position in commands.indices { commands[position].wasSent = true }
+        for position in commands.indices { commands[position].timesSent += 1 }
         return commands.map { Proposal(origin($0.sequence), $0.command, payload: $0.payload) }
     }
 }
 
-/// How much of the log is kept for followers that are behind, beyond what a restart needs.
+/// How much of the log is kept for followers that are behind, beyond what a restart needs: a number of entries, or as long as one of them wants
+/// the oldest, several times as many; in any case no more than a number of bytes. Sending the store costs more than sending the log, and the
+/// more so the larger the store is.
 struct LogWindow: Sendable {
+    /// So many times as many entries for one that is behind.
+    private static let reach = 4
+    /// Beside its payload, in memory.
+    private static let entryBytes = 64
+    /// The first entry that some member has not confirmed; only a leader knows.
+    var wanted = LogIndex.max
     private var sizes: [Int] = []
     private var head = 0
     private var bytes = 0
@@ -166,9 +180,9 @@ struct LogWindow: Sendable {
         self.bytesMax = bytesMax
     }
     mutating func append(_ size: Int) {
-        sizes.append(size)
-        bytes += size
-        while sizes.count - head > entriesMax || (bytes > bytesMax && sizes.count - head > 1) {
+        sizes.append(size + Self.entryBytes)
+        bytes += size + Self.entryBytes
+        while sizes.count - head > (wanted <= first ? entriesMax * Self.reach : entriesMax) || (bytes > bytesMax && sizes.count - head > 1) {
             bytes -= sizes[head]
             head += 1
             first += 1

@@ -84,6 +84,7 @@ extension Replica {
             if !others.isEmpty { effects.append(.send(others.map { PeerMessage(from: member, to: $0, .lost) })) }
         }
         tickRecognition(into: &effects)
+        window.wanted = raft.progress.map(\.match).min().map { $0 + 1 } ?? .max
         tellSpace(into: &effects)
         guard raft.isLeader else { return }
         found(into: &effects)
@@ -160,7 +161,7 @@ extension Replica {
         case .leaseNotFound, .leaseKeptAlive, .leaseStatus:
             if let asked = forwards.takeQuestion(outcome.sequence) { effects.append(.answer([Reply(asked.ticket, answered)])) }
         default:
-            if let ticket = forwards.take(outcome.sequence)?.ticket { effects.append(.answer([Reply(ticket, answered)])) }
+            if let ticket = forwards.takeRefused(outcome.sequence)?.ticket { effects.append(.answer([Reply(ticket, answered)])) }
         }
     }
 
@@ -170,14 +171,15 @@ extension Replica {
         var proposed: [Proposal] = [], refused: [ForwardedOutcome] = []
         for command in commands {
             guard let parsed = try? Origin.split(command.payload), let from = parsed.origin, from.member == origin, from.sequence == command.sequence,
-                  command.payload.count <= configuration.proposalBytesMax + Origin.encodedBytes, let decoded = try? Command(decoding: parsed.command) else {
+                  command.payload.count <= configuration.proposalBytesMax + Origin.encodedBytes, let decoded = try? Command(decoding: parsed.command),
+                  decoded.published.map({ $0 == origin }) ?? true else {
                 refused.append(ForwardedOutcome(sequence: command.sequence, .malformed))
                 continue
             }
             if !raft.isLeader {
                 refused.append(ForwardedOutcome(sequence: command.sequence, .notLeader(raft.leader)))
             } else if proposals.count + proposed.count >= configuration.proposalsMax {
-                refused.append(ForwardedOutcome(sequence: command.sequence, .overloaded))
+                if !isLogged(from) { refused.append(ForwardedOutcome(sequence: command.sequence, .overloaded)) }
             } else {
                 proposed.append(Proposal(from, decoded, payload: command.payload))
             }
@@ -231,7 +233,9 @@ extension Replica {
             }
         }
         guard Majority(voters) != Majority(before), before.count > 1, !voters.isEmpty else { return nil }
-        let atWork = Majority(voters).voters.count { isHeard($0) && (before.contains($0) || raft.membership.isLearner($0)) }
+        // A voter that lost what it held calls for help, and votes no more.
+        let damaged = store.members.alarms.filter { $0.kind != .noSpace && before.contains($0.member) }.map(\.member)
+        let atWork = Majority(voters).voters.count { isHeard($0) && (before.contains($0) || raft.membership.isLearner($0)) && !damaged.contains($0) }
         return atWork >= Majority(voters).quorum ? nil : .losesQuorum
     }
 
@@ -335,6 +339,11 @@ extension Replica {
         guard !store.members.hasAlarm(.corrupt, of: other), !store.members.hasAlarm(.repairing, of: other) else { return }
         propose([Proposal(ticket: nil, command: .alarm(Alarm(.corrupt, of: other), isRaised: true))], into: &effects)
     }
+}
+
+extension Command {
+    /// The member that says who it is: nobody says it for another one.
+    fileprivate var published: MemberID? { if case .member(.publish(let id, _, _)) = self { id } else { nil } }
 }
 
 extension ForwardedQuestion.Kind {

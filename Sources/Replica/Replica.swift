@@ -48,7 +48,7 @@ package struct Replica: ~Copyable, Sendable {
         package var proposalsMax = Limits.proposalsInFlightMax
         /// One forwarded command: what the leader's own log can hold.
         package var proposalBytesMax = Limits.logFrameBytesMax / 2
-        /// Kept for followers that are behind: they get the whole store otherwise.
+        /// Kept for followers that are behind, and several times as many by a leader that knows of one: they get the whole store otherwise.
         package var windowEntriesMax = 50_000
         package var windowBytesMax = 64 << 20
         /// Between the leader's words on the hash of its state, and between a damaged member's calls for help.
@@ -66,6 +66,8 @@ package struct Replica: ~Copyable, Sendable {
     var leaseCheckpointDue: Int64 = 0
 
     var proposals = ProposalQueue()
+    /// The last forwarded command of each member that this leader logged.
+    private var logged: [Origin] = []
     /// Since when this member leads; the term of `proposals`.
     var leadingTerm: Term = 0
     var orphans = Orphans()
@@ -239,7 +241,9 @@ package struct Replica: ~Copyable, Sendable {
                 effects.append(.persist(entries, state, afterwards: afterwards.isEmpty ? [] : afterwards.map { PeerMessage($0) }, stored: stored))
             case .send(let messages): effects.append(.send(messages.map { PeerMessage($0) }))
             case .release(let through): apply(through: through, adopting: &raftEffects, into: &effects)
-            case .accepted(let first, _): proposals.append(proposed, from: first)
+            case .accepted(let first, _):
+                isLogging(proposed)
+                proposals.append(proposed, from: first)
             case .refused(_, let refusal): refuse(proposed, because: refusal, into: &effects)
             case .readable(let context, let index): readable(context, index: index, into: &effects)
             case .readRefused(let context): readRefused(context, into: &effects)
@@ -255,6 +259,7 @@ package struct Replica: ~Copyable, Sendable {
     private mutating func take(_ standing: Raft.Standing, into effects: inout EffectBuffer) {
         if standing.position == .leader {
             leadingTerm = standing.term
+            logged = []
             clock.promote(store.allLeases, at: now, extraMilliseconds: configuration.leaseGraceMilliseconds)
             leaseCheckpointDue = now + configuration.leaseCheckpointMilliseconds
             comparison = HashComparison()
@@ -300,10 +305,24 @@ package struct Replica: ~Copyable, Sendable {
     /// To whoever waits for it, here or at another member. A forwarded one of our own waits on.
     func refuse(_ proposal: Proposal, _ outcome: Outcome, told: ForwardedOutcome.Kind, into effects: inout EffectBuffer) {
         if let origin = proposal.origin, origin.member != member {
+            guard !isLogged(origin) else { return }
             effects.append(.send([PeerMessage(from: member, to: origin.member, .outcomes([ForwardedOutcome(sequence: origin.sequence, told)]))]))
         } else if let ticket = proposal.ticket {
             effects.append(.answer([Reply(ticket, outcome)]))
         }
+    }
+
+    /// An earlier copy of a forwarded command was logged by this leader, or applied: what becomes of it is known by that, and a second copy is
+    /// not to be called refused.
+    func isLogged(_ origin: Origin) -> Bool {
+        func includes(_ last: Origin?) -> Bool { last.map { (origin.incarnation, origin.sequence) <= ($0.incarnation, $0.sequence) } ?? false }
+        return includes(store.members.lastForwarded(by: origin.member)) || includes(logged.first { $0.member == origin.member })
+    }
+    private mutating func isLogging(_ proposed: [Proposal]) {
+        // All of one call come from one member, in order.
+        guard let origin = proposed.last?.origin, !isLogged(origin) else { return }
+        logged.removeAll { $0.member == origin.member }
+        logged.append(origin)
     }
 
     private mutating func refuse(_ proposed: [Proposal], because refusal: Raft.Refusal, into effects: inout EffectBuffer) {

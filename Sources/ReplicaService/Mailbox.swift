@@ -61,8 +61,8 @@ struct Mailbox {
     var mail = Mail()
     var proposalsInFlight = 0
     var proposalBytesInFlight = 0
-    /// Of `mail.received`; beyond `receivedMax` messages are dropped, and sent again.
-    static let receivedMax = 65_536
+    /// Of `mail.received`, as they came.
+    private var receivedBytes = 0
     /// Why nothing is taken any more.
     var closed: ReplicaError?
     /// The thread has ended: nobody reads this any more.
@@ -75,8 +75,15 @@ struct Mailbox {
         proposalBytesInFlight += bytes
         return true
     }
+    /// Messages of other members; those beyond the bounds are dropped, and sent again.
+    mutating func receive(_ messages: [PeerMessage], bytes: Int) {
+        guard mail.received.count + messages.count <= Limits.peerMessagesWaitingMax, receivedBytes + bytes <= Limits.peerBytesWaitingMax else { return }
+        receivedBytes += bytes
+        mail.received.append(contentsOf: messages)
+    }
     mutating func take() -> Mail {
         var taken = Mail()
+        receivedBytes = 0
         swap(&taken, &mail)
         return taken
     }

@@ -6,11 +6,11 @@ import Synchronization
 
 // What a member among others is told and asked, from any thread.
 extension ReplicaService {
-    /// Messages of other members, decoded and from whom they say. Too many at once are dropped: they are sent again.
-    package func receive(_ messages: [PeerMessage]) {
+    /// Messages of other members, decoded and from whom they say, and what they took on their way. Too many at once are dropped: they are
+    /// sent again.
+    package func receive(_ messages: [PeerMessage], bytes: Int) {
         shared.mailbox.change { mailbox in
-            guard !mailbox.isAbandoned, mailbox.mail.received.count + messages.count <= Mailbox.receivedMax else { return }
-            mailbox.mail.received.append(contentsOf: messages)
+            if !mailbox.isAbandoned { mailbox.receive(messages, bytes: bytes) }
         }
     }
     /// What was sent to it lately may be lost.

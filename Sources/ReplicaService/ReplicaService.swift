@@ -23,6 +23,7 @@ package final class ReplicaService: Sendable {
         /// One command, encoded: well below a frame of the log; in a log of small segments, what a frame of it can hold.
         package var proposalBytesMax = Limits.logFrameBytesMax / 2
         package var watcherEventsMax = Limits.watcherEventsMax
+        package var watcherBytesMax = Limits.watcherBytesMax
         /// Raft's tick, the leases' resolution, and the time between checkpoints of the record lane.
         package var tickMilliseconds: Int64 = 100
         /// How long a reader may hold back the records that a compaction takes away.

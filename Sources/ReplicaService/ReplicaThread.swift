@@ -78,7 +78,7 @@ final class ReplicaThread: @unchecked Sendable {
         self.notes = notes
         self.options = options
         self.logger = logger
-        hub = WatchHub(eventsMax: options.watcherEventsMax)
+        hub = WatchHub(eventsMax: options.watcherEventsMax, bytesMax: options.watcherBytesMax)
     }
 
     func run() {

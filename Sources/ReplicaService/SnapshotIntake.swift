@@ -69,8 +69,8 @@ struct RecordPlaces: Sendable {
 /// Receives one snapshot at a time, on the transport's threads, into a record lane of its own.
 ///
 /// 1. `begin` says how much of it is here already.
-/// 2. `receive` takes bytes in order, parses whole blocks and stores them, each durably before the next.
-/// 3. `finish` reads the store back from its records, hands it to the replica, and returns when it is in use.
+/// 2. `receive` takes bytes in order, parses whole blocks and stores them, one after the other.
+/// 3. `finish` makes all of them durable, reads the store back from its records, hands it to the replica, and returns when it is in use.
 ///
 /// Nothing of the store in use is touched before that; what an interrupted transfer left is gone on with, or removed.
 final class SnapshotIntake: Sendable {
@@ -110,6 +110,7 @@ final class SnapshotIntake: Sendable {
             number += 1
             do {
                 let (lane, directory) = try places.openNew(number)
+                try lane.deferSyncs()
                 reception = Reception(head: head, lane: lane, directory: directory)
             } catch { throw .unavailable("no room for a snapshot: \(error)") }
             return 0
@@ -130,7 +131,7 @@ final class SnapshotIntake: Sendable {
         }
     }
 
-    /// Whole blocks, each stored durably.
+    /// Whole blocks.
     private static func take(_ reception: inout Reception) throws(ReplicaError) {
         var at = 0
         while reception.rest.count - at >= SnapshotBlock.prefixBytes {
@@ -172,6 +173,7 @@ final class SnapshotIntake: Sendable {
             guard let present = reception, present.head.from == member, present.isComplete else { throw .unavailable("the snapshot is not whole") }
             var store = Store()
             do {
+                try present.lane.synchronize()
                 _ = try present.lane.restore(record: { try store.restore($0) }, table: { try store.restore(table: $0) })
                 try store.finishRestore(appliedIndex: present.head.position.index)
             } catch {

@@ -19,6 +19,8 @@ struct WatchHub {
         /// No event before this one is wanted (any more).
         var next: Int64
         var outstanding = 0
+        /// Of the values in them; events from history carry none.
+        var outstandingBytes = 0
         var isLive: Bool
         var toldAt: Int64
 
@@ -31,6 +33,7 @@ struct WatchHub {
         }
     }
     private let eventsMax: Int
+    private let bytesMax: Int
     private var watches: [UInt64: Watch] = [:]
     private var matcher = WatchMatcher()
     /// Ids of watches that catch up; the first comes next. Those that ended meanwhile are still in it: `behindEnded` of them.
@@ -45,13 +48,13 @@ struct WatchHub {
     private static let chunkEventsMax = 4_096
     private static let chunksPerTurn = 4
 
-    init(eventsMax: Int) { self.eventsMax = eventsMax }
+    init(eventsMax: Int, bytesMax: Int) { (self.eventsMax, self.bytesMax) = (eventsMax, bytesMax) }
 
     var count: Int { watches.count }
     var countBehind: Int { behind.count - behindEnded }
     var canCatchUp: Bool { behind.contains { isHungry($0) } }
 
-    private func isHungry(_ id: UInt64) -> Bool { watches[id].map { $0.outstanding <= eventsMax / 2 } ?? true }
+    private func isHungry(_ id: UInt64) -> Bool { watches[id].map { $0.outstanding <= eventsMax / 2 && $0.outstandingBytes <= bytesMax / 2 } ?? true }
 
     private mutating func tell(_ id: UInt64, _ sink: any WatchSink, _ content: WatchDelivery.Content) {
         outgoing.append(WatchDelivery(watch: WatchID(id), content: content), to: sink, identity: ObjectIdentifier(sink))
@@ -83,8 +86,11 @@ struct WatchHub {
     }
 
     mutating func consumed(_ id: WatchID, events: Int) {
-        guard let outstanding = watches[id.rawValue]?.outstanding else { return }
-        watches[id.rawValue]?.outstanding = max(0, outstanding - events)
+        guard let watch = watches[id.rawValue], watch.outstanding > 0 else { return }
+        let left = max(0, watch.outstanding - events)
+        watches[id.rawValue]?.outstanding = left
+        // Which of them were large is not told: nothing is left when no event is.
+        watches[id.rawValue]?.outstandingBytes = watch.outstandingBytes / watch.outstanding * left
     }
 
     mutating func requestProgress(_ ids: [WatchID], _ sink: any WatchSink) { progressRequests.append((ids, sink)) }
@@ -106,13 +112,15 @@ struct WatchHub {
             }
         }
         for (id, events) in batches {
-            guard let outstanding = watches[id]?.outstanding else { continue }
-            // A transaction larger than the bound is told to whoever has consumed everything else.
-            if outstanding > 0, outstanding + events.count > eventsMax {
+            guard let watch = watches[id] else { continue }
+            let bytes = events.reduce(0) { $0 + ($1.value?.bytes.count ?? 0) }
+            // A transaction larger than the bounds is told to whoever has consumed everything else.
+            if watch.outstanding > 0, watch.outstanding + events.count > eventsMax || watch.outstandingBytes + bytes > bytesMax {
                 watches[id]?.isLive = false
                 watches[id]?.next = events[0].version.revision.main
                 behind.append(id)
             } else {
+                watches[id]?.outstandingBytes += bytes
                 deliver(events, to: id, revision: revision, now: now)
             }
         }

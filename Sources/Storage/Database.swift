@@ -106,6 +106,14 @@ import Glibc
         guard file.st_size >= 2 * Int(statistics.ms_psize) else { throw .truncatedRecords }
     }
 
+    /// Between these two nothing is synced, and a crash may leave a file that does not open: for one that is of no use before it is whole.
+    /// Not while something is being written.
+    func deferSyncs() throws(StorageFailure) { try unsafe check(mdb_env_set_flags(environment, UInt32(MDB_NOSYNC), 1), "set flags") }
+    func synchronize() throws(StorageFailure) {
+        try unsafe check(mdb_env_set_flags(environment, UInt32(MDB_NOSYNC), 0), "set flags")
+        try unsafe check(mdb_env_sync(environment, 1), "sync")
+    }
+
     // MARK: Transactions
 
     /// Commits what `body` did, or undoes all of it when it throws. One at a time.

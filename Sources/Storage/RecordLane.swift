@@ -171,6 +171,10 @@ package final class RecordLane: Sendable {
         }
     }
 
+    /// Until `synchronize` commits are not durable: of records that are of no use before they are whole. Call both while nothing waits to be stored.
+    package func deferSyncs() throws(StorageFailure) { try database.deferSyncs() }
+    package func synchronize() throws(StorageFailure) { try database.synchronize() }
+
     // MARK: Reading
 
     /// The sealed value stored at a revision; `nil` when there is none, or a deletion. Callable from any thread.

@@ -42,8 +42,6 @@ extension Tormentor {
     /// 3. One of the others is removed; for a while its process goes on as it likes, then it and its data are gone.
     mutating func changeMembership(until isOver: @Sendable () -> Bool) async throws {
         let present = servers.present
-        // Who is fetching its store anew must know somebody: not all others may be replaced meanwhile.
-        guard await servers.serves(servers.rotting) else { return }
         guard let place = servers.members.indices.first(where: { !present.contains($0) }), servers.take(place, evenIfEmpty: true) else { return }
         defer { servers.release(place) }
         let name = servers.members[place].name
@@ -64,7 +62,7 @@ extension Tormentor {
             return true
         }
         await pause(0...1)
-        guard let leaving = present.filter({ $0 != servers.rotting || servers.server == .etcd }).randomElement(using: &generator) else { return }
+        guard let leaving = present.randomElement(using: &generator) else { return }
         try await again("\(servers.members[leaving].name) can be removed") { servers.take(leaving) }
         defer { servers.release(leaving) }
         guard let id = try await id(of: leaving) else { throw FaultFailure("\(servers.members[leaving].name) is no member") }

@@ -1,3 +1,4 @@
+import Faults
 import Foundation
 import Glibc
 import Testing
@@ -109,6 +110,40 @@ import Testing
             expect(try await cluster.etcdctl(left, "member", "add", "e", "--peer-urls=https://127.0.0.1:1"), prints: "added to cluster")
             expect(try await cluster.etcdctl(left, "member", "add", "f", "--peer-urls=https://127.0.0.1:2"), prints: "added to cluster")
             expect(try await cluster.etcdctl(left, "member", "add", "g", "--peer-urls=https://127.0.0.1:3"), 1, prints: "not enough started members")
+        }
+    }
+
+    @Test("a member at a removed one's address is told who it is by members that are not behind")
+    func joinsAmongThoseBehind() async throws {
+        try await MemberCluster.with(["a", "b", "c", "d"]) { cluster in
+            // What the others send to b goes through a proxy, and can be held back; b itself is heard, and can be asked.
+            let proxy = try await TCPProxy.listen(to: cluster.port("b").peer), behind = "https://127.0.0.1:\(proxy.port)"
+            let initial = cluster.initial(cluster.names).replacing(cluster.peerURL("b"), with: behind)
+            for name in cluster.names {
+                var flags = ["initial-cluster": initial]
+                if name == "b" { flags.merge(["initial-advertise-peer-urls": behind, "listen-peer-urls": cluster.peerURL("b")]) { $1 } }
+                try cluster.launch(name, flags)
+            }
+            for name in cluster.names { try await cluster.serves(name) }
+            let rest = ["a", "d"], gone = try await cluster.memberID("c", asking: rest)
+            if try await cluster.leader(among: cluster.names) == "b" {
+                expect(try await cluster.etcdctl(["b"], "move-leader", try await cluster.memberID("a", asking: rest)), prints: "transferred")
+            }
+            proxy.set(.heldToServer)
+            try await eventually("c is removed") { try await cluster.etcdctl(rest, "member", "remove", gone).status == 0 }
+            #expect(try await cluster.child("c")?.ended(withinSeconds: 30) == .exited(0))
+            try await eventually("c is added") {
+                try await cluster.etcdctl(rest, "member", "add", "c", "--learner", "--peer-urls=\(cluster.peerURL("c"))").status == 0
+            }
+            try FileManager.default.removeItem(atPath: cluster.folder("c"))
+            // It knows b alone, which has not heard of any of this.
+            let again = try cluster.launch("c", ["initial-cluster": "b=\(cluster.peerURL("b")),c=\(cluster.peerURL("c"))", "initial-cluster-state": "existing"])
+            try await eventually("c waits for somebody who is not behind", withinSeconds: 30) { again.ending != nil || cluster.log("c").contains("not yet a member") }
+            #expect(again.ending == nil && !cluster.log("c").contains("took part before"))
+            proxy.set(.open)
+            try await cluster.serves("c")
+            #expect(try await cluster.memberID("c", asking: rest) != gone)
+            await proxy.close()
         }
     }
 

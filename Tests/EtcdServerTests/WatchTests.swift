@@ -1,7 +1,10 @@
+import Barrier
 import Basics
 import EtcdClient
 import EtcdProtocol
+import Foundation
 import NIOCore
+import ReplicaService
 import RPC
 import Testing
 
@@ -218,6 +221,87 @@ import Testing
             let events = try await slow.events(400)
             #expect(Set(events.compactMap { $0.kv.map { text($0.key) } }).count == 400)
             #expect(events.compactMap { $0.kv?.modRevision } == events.compactMap { $0.kv?.modRevision }.sorted())
+        }
+    }
+
+    /// Of this process, without files it has mapped.
+    private func residentMegabytes() throws -> Int {
+        let status = try String(contentsOfFile: "/proc/self/status", encoding: .utf8)
+        let line = try #require(status.split(separator: "\n").first { $0.hasPrefix("RssAnon:") })
+        return try #require(Int(line.filter(\.isNumber))) / 1_024
+    }
+
+    /// Does not take what it does not read: the server waits for it.
+    private struct PacedReader: ~Copyable {
+        let call: WatchCall
+        var iterator: AsyncThrowingStream<ByteBuffer, any Error>.Iterator
+        init(_ store: ServedStore) async throws {
+            call = try await store.client.watch(paced: true)
+            iterator = call.messages.makeAsyncIterator()
+        }
+        mutating func next() async throws -> WatchResponseMessage {
+            guard let message = try await iterator.next(isolation: #isolation) else { throw Unexpected() }
+            call.consumed(message)
+            return try WatchResponseMessage(decoding: message)
+        }
+        mutating func events(_ count: Int) async throws -> [EventMessage] {
+            var events: [EventMessage] = []
+            while events.count < count { events += try await next().events }
+            return events
+        }
+        deinit { call.cancel() }
+    }
+
+    private static let largeValues = 240, valueBytes = 512 << 10
+    private func fillLarge(_ store: ServedStore) async throws {
+        for number in 0..<Self.largeValues { try await store.put("k/\(number)", String(repeating: "v", count: Self.valueBytes)) }
+    }
+
+    @Test("history for a watcher that does not read costs little memory, however large the values are, and is told whole when it reads")
+    func boundsUnreadHistory() async throws {
+        try await ServedStore.run { store in
+            try await fillLarge(store)
+            let before = try residentMegabytes()
+            var slow = try await PacedReader(store)
+            try slow.call.send(create("k/", end: bytes("k0")) { $0.startRevision = 1 })
+            // As long as all of it would take to be fetched.
+            let since = ContinuousClock.now
+            var most = 0
+            while ContinuousClock.now - since < .seconds(2), most < before + 100 {
+                most = max(most, try residentMegabytes())
+                try await store.put("other", "\(most)")
+            }
+            #expect(most - before < 40, "of \(Self.largeValues * Self.valueBytes >> 20) MB")
+            #expect(try await slow.next().created)
+            let events = try await slow.events(Self.largeValues)
+            #expect(events.compactMap { $0.kv.map { text($0.key) } } == (0..<Self.largeValues).map { "k/\($0)" })
+            #expect(events.allSatisfy { $0.kv?.plainValue.readableBytes == Self.valueBytes })
+            let revision = try await store.put("k/last", "1")
+            #expect(try await slow.events(1).first?.kv?.modRevision == revision)
+        }
+    }
+
+    @Test("a watcher that did not read while its history was compacted is told so, after what had left already")
+    func compactedWhileUnread() async throws {
+        try await ServedStore.run { store in
+            try await fillLarge(store)
+            for number in 0..<Self.largeValues { _ = try await store.put("k/\(number)", "small") }
+            var slow = try await PacedReader(store)
+            try slow.call.send(create("k/", end: bytes("k0")) { $0.startRevision = 1 })
+            #expect(try await slow.next().created)
+            let first = try await slow.events(1)
+            let revision = try await store.put("other", "1")
+            _ = try await store.client.compact(revision: revision)
+            let compacted = store.barrier.status().appliedIndex
+            while store.barrier.status().storedIndex < compacted { try await store.put("other", "2") }
+            var told = first, ending: WatchResponseMessage?
+            while ending == nil {
+                let response = try await slow.next()
+                told += response.events
+                if response.canceled { ending = response }
+            }
+            #expect(ending?.compactRevision == revision)
+            #expect(told.count < Self.largeValues && told.compactMap { $0.kv?.modRevision } == told.compactMap { $0.kv?.modRevision }.sorted())
         }
     }
 }

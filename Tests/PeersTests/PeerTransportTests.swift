@@ -157,6 +157,27 @@ import Testing
         await b.transport.shutdown()
     }
 
+    @Test("nobody's certificate speaks for another member: neither who connects nor who answers")
+    func names() async throws {
+        let folder = try PeerFolder()
+        let a = try await Node.start(1, "a", try folder.issue("a")), b = try await Node.start(2, "b", try folder.issue("b"))
+        let impostor = try await Node.start(2, "c", try folder.issue("c"))
+        let named = [PeerAddress(member: a.member, name: "a", urls: [a.url]), PeerAddress(member: b.member, name: "b", urls: [b.url])]
+        a.transport.membersChanged(named)
+        impostor.transport.membersChanged([a.address])
+        try await eventually("who connects is refused") { impostor.log.text.contains("member 2 is 'b', not 'c'") }
+        #expect(!impostor.isConnected(to: a))
+        try await eventually("the member itself is reached") { a.isConnected(to: b) }
+        // Another process where it was.
+        a.transport.membersChanged([named[0], PeerAddress(member: b.member, name: "b", urls: [impostor.url])])
+        await b.transport.shutdown()
+        try await eventually("who answers is refused") { a.log.text.contains("refused: member 2 is 'b', not 'c'") && !a.isConnected(to: b) }
+        a.transport.send([message(1)], to: b.member)
+        #expect(impostor.receiver.messages.isEmpty)
+        await a.transport.shutdown()
+        await impostor.transport.shutdown()
+    }
+
     @Test("certificates replaced on disk are used without a restart; a broken file changes nothing")
     func rotation() async throws {
         try await withPair { folder, a, b in

@@ -30,8 +30,9 @@ final class MemoryNetwork: Sendable {
         init(_ network: MemoryNetwork, _ member: MemberID) { self.network = network; self.member = member }
         func send(_ messages: [PeerMessage]) {
             for message in messages {
-                guard let target = network.reachable(message.to, from: member), let decoded = try? PeerMessage(decoding: message.encode()) else { continue }
-                target.receive([network.flipped(decoded)])
+                let bytes = message.encode()
+                guard let target = network.reachable(message.to, from: member), let decoded = try? PeerMessage(decoding: bytes) else { continue }
+                target.receive([network.flipped(decoded)], bytes: bytes.count)
             }
         }
         func sendSnapshot(to member: MemberID, _ source: SnapshotSource) {

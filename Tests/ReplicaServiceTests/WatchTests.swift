@@ -72,6 +72,23 @@ struct WatchTests {
         service.close()
     }
 
+    @Test("what waits for a slow watch is bounded in bytes: the rest comes from history, which carries no values")
+    func slowLarge() async throws {
+        let directory = try TemporaryDirectory()
+        let service = try await Fixture.started(directory) { $0.watcherBytesMax = 100_000 }
+        let slow = WatchBox(service, isSlow: true)
+        service.watch(Fixture.everything, sink: slow)
+        #expect(await eventually { slow.isCreated })
+        for number in 0..<40 { _ = try await service.propose(Fixture.put("k\(number)", String(repeating: "v", count: 20_000))) }
+        #expect(await eventually { service.status().watchesCatchingUp == 1 })
+        #expect(!slow.events.isEmpty && slow.events.count <= 5)
+        slow.hurry()
+        #expect(await eventually { slow.events.count == 40 })
+        expectExactly(2...41, slow)
+        #expect(slow.events.filter { $0.value != nil }.count <= 10, "live ones before, and at most as many after")
+        service.close()
+    }
+
     @Test("a watch from a compacted revision is cancelled with the compaction")
     func compacted() async throws {
         let directory = try TemporaryDirectory(), service = try await Fixture.started(directory), box = WatchBox(service), edge = WatchBox(service)

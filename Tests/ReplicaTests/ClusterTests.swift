@@ -208,6 +208,28 @@ struct ClusterTests {
         #expect(trio.node(3, \.wasReplaced) == 0 && trio.agree())
     }
 
+    @Test("a leader keeps more of the log for a member that is behind, and lets go of it when that has caught up")
+    func reach() throws {
+        var trio = try started { $0.windowEntriesMax = 10 }
+        trio.stop(3)
+        trio.pass()
+        let away = trio.with(1) { $0.raft.log.last.index }
+        for round in 0..<30 {
+            trio.carryOut(1, Fixture.put("k\(round % 7)", "\(round)"))
+            trio.store(1)
+        }
+        #expect(trio.node(1, \.firstEntry) <= away)
+        try trio.restart(3)
+        trio.pass(ticks: 15)
+        #expect(trio.node(3, \.wasReplaced) == 0 && trio.agree())
+        for round in 0..<3 {
+            trio.carryOut(1, Fixture.put("k\(round)", "later"))
+            trio.pass()
+            trio.store(1)
+        }
+        #expect(trio.node(1, \.firstEntry) > away + 15)
+    }
+
     @Test("HashKV is the same on all members, and does not see a reseal")
     func hashKV() throws {
         var trio = try started()
