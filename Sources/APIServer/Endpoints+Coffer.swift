@@ -80,7 +80,8 @@ extension Endpoints {
         do { acknowledgement = try Acknowledgement(decoding: body.bytes) } catch { throw Status.badRequest("the acknowledgement cannot be read: \(error)") }
         guard acknowledgement.node == node else { throw Status.badRequest("the acknowledgement is of another node") }
         try await call.auditChange(count: acknowledgement.entries.count)
-        try await keep(acknowledgement.entries, of: node, now: call.now)
+        // Also when the trail cannot be kept for now: a disk that is full holds up no pod's end. The node says all of it again.
+        let failure = await keep(acknowledgement.entries, of: node, now: call.now)
         for pod in sessions.acknowledge(acknowledgement, now: call.now) {
             guard let key = ObjectKey(.pods, namespace: pod.namespace, name: pod.name) else { continue }
             do throws(Status) {
@@ -93,6 +94,7 @@ extension Endpoints {
                 guard error.reason == .notFound || error.reason == .conflict else { throw error }
             }
         }
+        if let failure { throw failure }
         return Answer.json(Status(code: 200, reason: .unknown, message: "").json)
     }
 

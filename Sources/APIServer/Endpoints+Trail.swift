@@ -7,17 +7,17 @@ import Resources
 
 // Who held a secret, from when to when.
 extension Endpoints {
-    /// Keeps what a node says it made readable and wiped, before anything else comes of it. A claim is kept only of a secret whose uid the
+    /// Keeps what a node says it made readable and wiped. A claim is kept only of a secret whose uid the
     /// node knows: uids are told to nobody but who may read the secret, so no node makes up trails of what it was never given.
     ///
-    /// Fails when the store cannot be written for now, and the node says it again; what can never be kept holds up nothing else.
-    func keep(_ entries: [Acknowledgement.Entry], of node: String, now: Timestamp) async throws(Status) {
+    /// Answers a failure when the store cannot be written for now; what can never be kept holds up nothing else.
+    func keep(_ entries: [Acknowledgement.Entry], of node: String, now: Timestamp) async -> Status? {
         var changes: [TrailKey: [Acknowledgement.Entry]] = [:]
         for entry in entries where entry.outcome != .podRemoved {
             guard let key = TrailKey(namespace: entry.namespace, secret: entry.secretName, node: node) else { continue }
             changes[key, default: []].append(entry)
         }
-        let failure = await withTaskGroup(of: Status?.self) { group in
+        return await withTaskGroup(of: Status?.self) { group in
             var failure: Status?
             for (place, (key, entries)) in changes.enumerated() {
                 if place >= APILimits.trailsAtOnce, let told = await group.next() { failure = failure ?? told }
@@ -26,7 +26,6 @@ extension Endpoints {
             for await told in group { failure = failure ?? told }
             return failure
         }
-        if let failure { throw failure }
     }
 
     private func keep(_ entries: [Acknowledgement.Entry], _ key: TrailKey, now: Timestamp) async -> Status? {

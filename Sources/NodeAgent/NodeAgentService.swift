@@ -15,7 +15,7 @@ package struct NodeAgentService: Sendable {
     private let logger: Logger
     private let outbox = Outbox()
     private static let nodeReportSeconds = 15
-    private static let acknowledgementPauseMilliseconds = 250
+    private static let acknowledgementPauseMillisecondsMax = 5_000
 
     package init(server: ServerOptions, loop: AgentLoop, logger: Logger) { self.server = server; self.loop = loop; self.logger = logger }
 
@@ -105,13 +105,15 @@ package struct NodeAgentService: Sendable {
     private func tell(_ connection: ServerConnection) async throws {
         for await _ in outbox.signals {
             if let refusal = outbox.takeRefusal() { throw ServerFailure(description: refusal, status: 0) }
+            var pauseMilliseconds = 50
             while let (revision, entries) = outbox.nextAcknowledgements() {
                 do {
                     try await connection.acknowledge(Acknowledgement(node: server.node, revision: revision, entries: entries))
                 } catch let failure as ServerFailure where failure.isForNow {
                     // The stream lives: what is told on it goes on, and this is said again.
                     outbox.putBack(entries)
-                    try await Task.sleep(for: .milliseconds(Self.acknowledgementPauseMilliseconds))
+                    pauseMilliseconds = min(pauseMilliseconds * 2, Self.acknowledgementPauseMillisecondsMax)
+                    try await Task.sleep(for: .milliseconds(Int.random(in: pauseMilliseconds / 2...pauseMilliseconds)))
                 } catch {
                     outbox.putBack(entries)
                     throw error
