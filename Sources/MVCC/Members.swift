@@ -111,7 +111,9 @@ package struct MemberTable: Hashable, Sendable {
 
     /// True, once, for each origin that comes in order: whatever comes a second time, or after a later one, is refused.
     /// Whoever waits for a command that is refused without having been applied may send it again under a later number.
+    /// Of a member that was removed nothing is admitted: how far it had come is forgotten, and a second one could not be told.
     mutating func admit(_ origin: Origin) -> Bool {
+        guard !removed.contains(origin.member) else { return false }
         guard let position = forwarded.firstIndex(where: { $0.last.member == origin.member }) else {
             forwarded.append(Forwarded(last: origin, isDirty: true))
             forwarded.sort { $0.last.member < $1.last.member }

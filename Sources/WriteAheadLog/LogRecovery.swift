@@ -184,7 +184,13 @@ package struct LogRecovery<Cipher: FrameCipher> {
             log.entries.append(entry)
             return nil
         }
-        guard entry.index >= first, entry.index - first <= UInt64(log.entries.count) else { return .indexGap }
+        if entry.index < first {
+            // It supersedes all that is here, and more in segments that were cut since.
+            if let beginning = log.beginning, entry.index <= beginning.index { return .indexGap }
+            log.entries = [entry]
+            return nil
+        }
+        guard entry.index - first <= UInt64(log.entries.count) else { return .indexGap }
         log.entries.removeLast(log.entries.count - Int(entry.index - first))
         log.entries.append(entry)
         return nil

@@ -104,6 +104,30 @@ struct CodecTests {
         #expect(log.writer.cut(before: 1_000).count == log.medium.segments.count - 1, "the segment being written stays")
     }
 
+    @Test("where the front was cut, an entry before all that is left supersedes it: the log goes on from there")
+    func cutBeforeSuperseded() {
+        var log = MemoryLog()
+        log.append(1...127)
+        log.writer.endSegment()
+        log.append(128...130)
+        log.append(127...129, term: 2)
+        let removed = log.writer.cut(before: 128)
+        #expect(!removed.isEmpty)
+        for id in removed { log.medium.segments[id] = nil }
+        let recovered = log.recovered(anchor: log.writer.head.anchor)
+        #expect(recovered.damage == nil)
+        #expect(recovered.entries.map(\.index) == [127, 128, 129] && recovered.entries.allSatisfy { $0.term == 2 })
+    }
+
+    @Test("no entry supersedes the beginning of the log")
+    func beginningStays() {
+        var log = MemoryLog()
+        log.writer.commit([LogBatch(restart: LogPosition(index: 50, term: 4))], to: log.medium)
+        log.append(51...53, term: 4)
+        log.append(50...50, term: 5)
+        #expect(log.recovered().damage?.kind == .indexGap)
+    }
+
     @Test("an ended segment takes no more entries, and can be cut with what it holds")
     func endedSegment() {
         var log = MemoryLog()
