@@ -135,6 +135,7 @@ package final class PeerTransport: Sendable {
     /// A member that this one has not in its table yet greets: it must be answerable.
     func learn(_ greeting: PeerGreeting) {
         guard let member = greeting.from else { return }
+        defer { isReachable(member) }
         let urls = greeting.peerURLs.compactMap { text in try? PeerURL(text) }
         guard !urls.isEmpty else { return }
         let link = state.withLock { state -> PeerLink? in

@@ -143,6 +143,9 @@ package struct Log: Sendable {
         (tail, tailBytes) = ([], 0)
     }
 
+    /// Nothing behind the commit index is believed.
+    mutating func forgetUncommitted() { if last.index > committed { truncate(after: committed) } }
+
     /// What storage has not been given yet. They count as given from now on.
     package mutating func takeUnoffered() -> [Entry] {
         guard offered < last.index else { return [] }

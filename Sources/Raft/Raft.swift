@@ -176,6 +176,13 @@ package struct Raft: Sendable {
         restartElectionTimer()
     }
 
+    /// The disk forgot what came after some moment. Entries that it holds and does not know to be committed may have been replaced since, with
+    /// this member's word: a leader that counts on that word may call them committed.
+    package mutating func forgetTail() {
+        guard case .follower = role else { preconditionFailure("only who takes no part forgets") }
+        log.forgetUncommitted()
+    }
+
     package var member: MemberID { configuration.member }
     package var hardState: HardState { HardState(term: term, vote: vote, commit: log.committed) }
     package var leader: MemberID? {

@@ -17,6 +17,8 @@ package enum Event: Sendable {
     case received([PeerMessage])
     /// What was sent to a member lately may be lost.
     case unreachable(MemberID)
+    /// There is a way to a member now, or from it.
+    case reachable(MemberID)
     /// Hand over leadership, if it is held here.
     case transfer(to: MemberID)
     /// Answers `.snapshotWanted`: the member holds the store as of entry `at` now, or it came to nothing (`nil`).

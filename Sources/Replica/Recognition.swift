@@ -79,6 +79,12 @@ extension Replica {
         if !isNew, repair == .none, raft.membership.isVoter(member), !otherVoters.isEmpty { recognition?.phase = .asking }
     }
 
+    /// (2) at once, where the next tick would do it.
+    func ask(_ other: MemberID, into effects: inout EffectBuffer) {
+        guard isAsking, let recognition, otherVoters.contains(other), !recognition.answered.contains(other) else { return }
+        effects.append(.send([PeerMessage(from: member, to: other, .recall(run: recognition.run))]))
+    }
+
     mutating func tickRecognition(into effects: inout EffectBuffer) {
         guard var recognition else { return }
         switch recognition.phase {
@@ -148,6 +154,7 @@ extension Replica {
                 self.recognition = recognition
                 unfitness = reason
                 repair = .lost(tellAt: 0)
+                raft.forgetTail()
                 return effects.append(.putBack(reason, isRepaired: true))
             }
             // The other one is in every quorum, and remembers for both.

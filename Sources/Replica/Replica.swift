@@ -156,6 +156,7 @@ package struct Replica: ~Copyable, Sendable {
         if configuration.isRepairing {
             unfitness = "this member lost what it held, and is being repaired"
             repair = .lost(tellAt: 0)
+            raft.forgetTail()
         }
         beginRecognition(isNew: state.term == 0 && entries.isEmpty && self.store.appliedIndex == 0)
         beginsQuarantined = configuration.isRepairing || isAsking
@@ -210,6 +211,7 @@ package struct Replica: ~Copyable, Sendable {
         case .logged(let stored): step(.stored(stored), into: &effects)
         case .received(let messages): for message in messages { receive(message, into: &effects) }
         case .unreachable(let member): step(.unreachable(member), into: &effects)
+        case .reachable(let member): ask(member, into: &effects)
         case .transfer(let member): step(.transfer(to: member), into: &effects)
         case .snapshotSent(let member, let index): step(.snapshotSent(to: member, at: index), into: &effects)
         case .storeDue: checkpoint(into: &effects)

@@ -15,6 +15,8 @@ extension ReplicaService {
     }
     /// What was sent to it lately may be lost.
     package func unreachable(_ member: MemberID) { post(.unreachable(member)) }
+    /// There is a way to it now, or from it.
+    package func reachable(_ member: MemberID) { post(.reachable(member)) }
 
     private func post(_ order: Mail.PeerOrder) {
         let isAbandoned = shared.mailbox.change { mailbox in

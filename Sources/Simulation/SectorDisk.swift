@@ -1,4 +1,5 @@
 import Basics
+import Glibc
 import WriteAheadLog
 
 /// A disk under the shipping log: what is durable, and what was written and not synced, in order. A sync makes a segment's writes
@@ -25,6 +26,8 @@ final class SectorDisk: LogMedium {
     private var lastSync: (segment: UInt64, offset: Int)?
     /// What must never stand in anything written here.
     private let forbidden: [Bytes]
+    /// The last writes, whose bytes may turn up in the wrong place.
+    private var written: [(segment: UInt64, offset: Int, bytes: Bytes)] = []
     private(set) var leak: String?
 
     init(segmentBytes: Int, forbidden: [Bytes]) {
@@ -65,7 +68,10 @@ final class SectorDisk: LogMedium {
                 segments.append(Segment(id: id, bytes: Bytes(repeating: 0, count: segmentBytes)))
                 segments.sort { $0.id < $1.id }
             }
-        case .write(let id, let offset, let bytes): place(bytes[...], at: offset, of: id)
+        case .write(let id, let offset, let bytes):
+            place(bytes[...], at: offset, of: id)
+            if written.count >= 32 { written.removeFirst() }
+            written.append((id, offset, bytes))
         case .sync: break
         }
     }
@@ -99,22 +105,67 @@ final class SectorDisk: LogMedium {
         }
     }
 
-    /// One bit of what is acknowledged turns over. False if there is nothing yet.
-    func rot(_ chance: inout Chance) -> Bool {
+    /// What may become of bytes that were written and synced.
+    enum Rot: CaseIterable, Sendable {
+        /// One bit turns over.
+        case flip
+        /// A sector shows what another one should.
+        case misdirected
+        /// A sector is as it was before its last write: nothing from somewhere on.
+        case stale
+        /// A whole write stands where another one should, which was as long.
+        case spliced
+    }
+    /// Something acknowledged changes, before the last write that was synced. False if there is nothing yet.
+    func rot(_ kind: Rot, _ chance: inout Chance) -> Bool {
         guard let lastSync else { return false }
         // A beginning that is to be cut is not looked at any more.
-        let candidates = segments.filter { $0.id <= lastSync.segment && !removals.contains($0.id) && ($0.id < lastSync.segment || lastSync.offset > 0) }
+        let candidates = segments.indices.filter { position in
+            let id = segments[position].id
+            return id <= lastSync.segment && !removals.contains(id) && (id < lastSync.segment || lastSync.offset > 0)
+        }
         guard !candidates.isEmpty else { return false }
-        let segment = chance.pick(candidates)
-        let used = segment.id == lastSync.segment ? lastSync.offset : (segment.bytes.lastIndex { $0 != 0 } ?? 0) + 1
-        guard let position = segments.firstIndex(where: { $0.id == segment.id }), used > 0 else { return false }
-        segments[position].bytes[chance.below(used)] ^= UInt8(1 << chance.below(8))
-        return true
+        let position = chance.pick(candidates), id = segments[position].id
+        let used = id == lastSync.segment ? lastSync.offset : (segments[position].bytes.lastIndex { $0 != 0 } ?? 0) + 1
+        guard used > 0 else { return false }
+        let before = segments[position].bytes, place = chance.below(used), other = chance.pick(candidates)
+        let start = place / Self.sectorBytes * Self.sectorBytes, end = min(used, start + Self.sectorBytes)
+        switch kind {
+        case .flip: segments[position].bytes[place] ^= UInt8(1 << chance.below(8))
+        case .misdirected:
+            let source = chance.below(segmentBytes / Self.sectorBytes) * Self.sectorBytes
+            segments[position].bytes.replaceSubrange(start..<end, with: segments[other].bytes[source..<source + end - start])
+        case .stale: for at in place..<end { segments[position].bytes[at] = 0 }
+        case .spliced:
+            let targets = written.filter { $0.segment == id && $0.offset + $0.bytes.count <= used }
+            guard !targets.isEmpty else { return false }
+            let target = chance.pick(targets)
+            guard let source = written.last(where: { $0.bytes.count == target.bytes.count && $0.bytes != target.bytes }) else { return false }
+            segments[position].bytes.replaceSubrange(target.offset..<target.offset + target.bytes.count, with: source.bytes)
+        }
+        return segments[position].bytes != before
     }
+
+    // MARK: - Images
+
+    /// All that is durable at a moment.
+    struct Image {
+        fileprivate var segments: [Segment]
+        fileprivate var lastSync: (segment: UInt64, offset: Int)?
+    }
+    var image: Image { Image(segments: segments, lastSync: lastSync) }
+    /// The disk is as it was then, whatever was written since.
+    func putBack(_ image: Image) {
+        removeAll()
+        segments = image.segments
+        lastSync = image.lastSync
+    }
+
     func removeAll() {
         segments.removeAll()
         pending.removeAll()
         removals.removeAll()
+        written.removeAll()
         lastSync = nil
     }
 
@@ -140,16 +191,38 @@ enum Secrecy {
     static let canary = Bytes("CANARY:t0p-s3cret:".utf8)
     /// Every key's name, which the disk must not show either.
     static let keyMarker = Bytes("/registry/prod/".utf8)
+    /// The canary as it is, in hexadecimal, and in base64 wherever in a group of three it begins.
+    static let canaries: [Bytes] = [canary, hexadecimal(canary), base64(canary[...]), base64(canary.dropFirst(1)), base64(canary.dropFirst(2))]
+    private static func hexadecimal(_ bytes: Bytes) -> Bytes {
+        let digits = Bytes("0123456789abcdef".utf8)
+        return bytes.flatMap { byte in [digits[Int(byte >> 4)], digits[Int(byte & 15)]] }
+    }
+    /// Whole groups of three only.
+    private static func base64(_ bytes: ArraySlice<UInt8>) -> Bytes {
+        let digits = Bytes("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".utf8)
+        var text: Bytes = [], rest = bytes
+        while rest.count >= 3 {
+            let group = rest.prefix(3).reduce(0) { $0 << 8 | Int($1) }
+            for shift in [18, 12, 6, 0] { text.append(digits[(group >> shift) & 63]) }
+            rest = rest.dropFirst(3)
+        }
+        return text
+    }
+    static func holdsCanary(_ bytes: Bytes) -> Bool { canaries.contains { contains(bytes, $0) } }
 
     static func contains(_ bytes: Bytes, _ marker: Bytes) -> Bool {
         guard let first = marker.first, bytes.count >= marker.count else { return false }
-        return bytes.withUnsafeBufferPointer { bytes in
-            var position = 0
-            while position <= bytes.count - marker.count {
-                if bytes[position] == first, marker.indices.allSatisfy({ bytes[position + $0] == marker[$0] }) { return true }
-                position += 1
+        return bytes.withUnsafeBytes { bytes in
+            marker.withUnsafeBytes { marker in
+                var position = 0
+                let last = bytes.count - marker.count
+                while position <= last, let found = memchr(bytes.baseAddress! + position, Int32(first), last - position + 1) {
+                    position = UnsafeRawPointer(found) - bytes.baseAddress!
+                    if memcmp(bytes.baseAddress! + position, marker.baseAddress!, marker.count) == 0 { return true }
+                    position += 1
+                }
+                return false
             }
-            return false
         }
     }
 }

@@ -15,7 +15,8 @@ struct StoreClients {
             case grant(LeaseID, seconds: Int64), keepAlive(LeaseID), revoke
             /// A member asks before it releases secrets to a node.
             case release(node: Int, stream: Int)
-            case createDomain, newDataKey(WrappedDataKey), destroyDataKey(DataKeyID), other
+            case createDomain, newDataKey(WrappedDataKey), destroyDataKey(DataKeyID)
+            case newKeyEncryptionKey(WrappedKeyEncryptionKey), destroyKeyEncryptionKey(KeyEncryptionKeyID), other
         }
         var number: Int
         var client: Int
@@ -31,10 +32,13 @@ struct StoreClients {
         var seconds: Int64
         /// When the last renewal that was confirmed had been asked for.
         var renewedAt: UInt32
+        /// Whoever applied this much has it, or had it.
+        var grantedIndex: LogIndex
     }
     static let domain = DomainID(7)
     let count: Int
     let keyring: Keyring
+    private let root: RootKey
     /// Sorted.
     let keys: [Bytes] = (0..<12).map { Secrecy.keyMarker + Bytes((($0 < 10 ? "0" : "") + "\($0)").utf8) }
     var hasDomain = false
@@ -44,6 +48,10 @@ struct StoreClients {
     /// The next generation, once it was proposed.
     var nextDataKey: WrappedDataKey?
     var generation: UInt32 = 1
+    /// New data keys are wrapped by it.
+    var keyEncryptionKey: KeyEncryptionKeyID?
+    /// The next version, once it was proposed.
+    var nextKeyEncryptionKey: WrappedKeyEncryptionKey?
     var leases: [LeaseTerm] = []
     private(set) var requests: [Ticket: Request] = [:]
     private var lastNumber = 0
@@ -51,9 +59,19 @@ struct StoreClients {
     private var succeeded = 0
     var waiting: Int { requests.count }
 
-    init(count: Int, keyring: Keyring) {
+    init(count: Int, keyring: Keyring, root: RootKey) {
         self.count = count
         self.keyring = keyring
+        self.root = root
+    }
+    /// The keys that a member's tables list, and no others.
+    func keyring(of table: KeyTable) throws -> Keyring {
+        let listed = Keyring(id: keyring.id, root: root)
+        for record in table.keyEncryptionKeys where record.state != .destroyed { try listed.install(WrappedKeyEncryptionKey(id: record.id, wrapped: record.wrapped)) }
+        for record in table.dataKeys where record.state != .destroyed {
+            try listed.install(WrappedDataKey(id: record.id, wrappedBy: record.wrappedBy, wrapped: record.wrapped))
+        }
+        return listed
     }
 
     mutating func nextNumber() -> Int {
@@ -103,7 +121,7 @@ extension StoreWorld {
             let revision = max(1, members[number].replica.store.revision - Int64(clientChance.below(8)))
             ask(range(span), client, number, isLinearizable: true, revision: revision)
         case 86..<94: useLease(client, number, choice)
-        case 94..<96: propose(.compact(revision: max(1, members[number].replica.store.revision - 10)), client, number, .other)
+        case 94..<96: propose(.compact(revision: max(1, members[number].replica.store.revision - Int64(clientChance.pick([0, 10, 10])))), client, number, .other)
         case 96..<98: rotate(client, number)
         default: reseal(client, number, key)
         }
@@ -168,21 +186,51 @@ extension StoreWorld {
             }
         }
         guard let new = clients.firstKeys else { return model.fail(.keyNeeded, "no keys can be made") }
+        clients.keyEncryptionKey = new.kek.id
         propose(.key(.createDomain(
             id: StoreClients.domain, name: Bytes("default".utf8),
             kek: KeyEncryptionKeyRecord(id: new.kek.id, domain: StoreClients.domain, state: .active, wrapped: new.kek.wrapped),
             dek: DataKeyRecord(id: new.dek.id, wrappedBy: new.kek.id, state: .active, wrapped: new.dek.wrapped))), 0, member, .createDomain)
     }
     private mutating func rotate(_ client: Int, _ member: Int) {
-        if clientChance.below(2) == 0, clients.generation > 1 {
-            let old = DataKeyID(StoreClients.domain, clients.generation - 1)
-            return propose(.key(.destroyDataKey(old)), client, member, .destroyDataKey(old))
+        switch clientChance.below(8) {
+        case 0..<3: if clients.generation > 1 { destroyDataKey(client, member) }
+        case 3..<5: addDataKey(client, member)
+        case 5: addKeyEncryptionKey(client, member)
+        case 6: rewrap(DataKeyID(StoreClients.domain, UInt32(1 + clientChance.below(Int(clients.generation)))), client, member)
+        default:
+            guard let newest = clients.keyEncryptionKey, newest.version > 1 else { return }
+            let old = KeyEncryptionKeyID(newest.kek, newest.version - 1)
+            propose(.key(.destroyKeyEncryptionKey(old)), client, member, .destroyKeyEncryptionKey(old))
         }
+    }
+    mutating func destroyDataKey(_ client: Int, _ member: Int) {
+        let old = DataKeyID(StoreClients.domain, clients.generation - 1)
+        propose(.key(.destroyDataKey(old)), client, member, .destroyDataKey(old))
+    }
+    mutating func addDataKey(_ client: Int, _ member: Int) {
         let id = DataKeyID(StoreClients.domain, clients.generation + 1)
-        guard let kek = clients.firstKeys?.kek.id else { return }
-        if clients.nextDataKey?.id != id { clients.nextDataKey = try? clients.keyring.newDataKey(id, under: kek, createdMilliseconds: 1) }
-        guard let new = clients.nextDataKey else { return }
+        guard let kek = clients.keyEncryptionKey else { return }
+        if clients.nextDataKey?.id != id { clients.nextDataKey = nil }
+        // An earlier proposal may yet be applied: the same key, wrapped anew. Unless its wrapping key is gone, and with it the proposal.
+        if let next = clients.nextDataKey, next.wrappedBy != kek { clients.nextDataKey = try? clients.keyring.rewrap(next, under: kek) }
+        if clients.nextDataKey == nil { clients.nextDataKey = try? clients.keyring.newDataKey(id, under: kek, createdMilliseconds: 1) }
+        guard let new = clients.nextDataKey else { return model.fail(.keyNeeded, "no data key can be made") }
         propose(.key(.addDataKey(DataKeyRecord(id: id, wrappedBy: kek, state: .active, wrapped: new.wrapped))), client, member, .newDataKey(new))
+    }
+    private mutating func addKeyEncryptionKey(_ client: Int, _ member: Int) {
+        guard let newest = clients.keyEncryptionKey else { return }
+        let id = KeyEncryptionKeyID(newest.kek, newest.version + 1)
+        if clients.nextKeyEncryptionKey?.id != id { clients.nextKeyEncryptionKey = try? clients.keyring.newKeyEncryptionKey(id, createdMilliseconds: 1) }
+        guard let new = clients.nextKeyEncryptionKey else { return model.fail(.keyNeeded, "no key-encryption key can be made") }
+        let record = KeyEncryptionKeyRecord(id: id, domain: StoreClients.domain, state: .active, wrapped: new.wrapped)
+        propose(.key(.addKeyEncryptionKey(record)), client, member, .newKeyEncryptionKey(new))
+    }
+    private mutating func rewrap(_ id: DataKeyID, _ client: Int, _ member: Int) {
+        guard let newest = clients.keyEncryptionKey, let record = members[member].replica.store.keys.dataKey(id), record.state != .destroyed,
+              record.wrappedBy != newest, let new = try? clients.keyring.rewrap(
+                WrappedDataKey(id: id, wrappedBy: record.wrappedBy, wrapped: record.wrapped), under: newest) else { return }
+        propose(.key(.rewrapDataKey(id: id, expected: record.wrappedBy, to: newest, wrapped: new.wrapped)), client, member, .other)
     }
     private mutating func reseal(_ client: Int, _ member: Int, _ key: Bytes) {
         let store = members[member].records
@@ -191,6 +239,7 @@ extension StoreWorld {
         let generation = clients.generation
         let dataKey = DataKeyID(StoreClients.domain, generation)
         guard let sealed = opened.withUnsafeBytes({ try? clients.keyring.seal($0, key: key, under: dataKey) }) else { return }
+        model.isSealed(sealed)
         propose(.reseal([Reseal(revision: version.revision, key: key, expected: value.dataKey, value: sealed)]), client, member, .other)
     }
 
@@ -216,9 +265,9 @@ extension StoreWorld {
         case .refused(let refusal):
             refused(request)
             switch (refusal, request.kind) {
-            case (.leaseNotFound, .keepAlive(let id)): ended(id)
             case (.domainExists, .createDomain): clients.hasDomain = true
             // The next generation is there, though its proposer was never told.
+            case (.conflict, .newKeyEncryptionKey(let key)): if members[request.member].replica.store.keys.keyEncryptionKey(key.id) != nil { goOn(under: key) }
             case (.staleKey(let id), _): if id.generation == clients.generation, let next = clients.nextDataKey { goOn(under: next) }
             default: break
             }
@@ -241,40 +290,26 @@ extension StoreWorld {
             guard case .operation(.transaction(succeeded: true, _)) = result else { return model.refuses(value, request: request.number) }
             model.acknowledges(value, at: revision, request: request.number)
         case .grant(let id, let seconds):
-            clients.leases.append(StoreClients.LeaseTerm(id: id, seconds: seconds, renewedAt: request.askedAt))
+            clients.leases.append(StoreClients.LeaseTerm(
+                id: id, seconds: seconds, renewedAt: request.askedAt, grantedIndex: members[request.member].replica.store.appliedIndex))
             if clients.leases.count > 8 { clients.leases.removeFirst() }
         case .createDomain: clients.hasDomain = true
         case .newDataKey(let key): goOn(under: key)
         // What is sealed under it does not open any more.
         case .destroyDataKey(let id): clients.keyring.forget(id)
+        case .newKeyEncryptionKey(let key): goOn(under: key)
+        case .destroyKeyEncryptionKey(let id): clients.keyring.forget(id)
         case .range, .keepAlive, .revoke, .release, .other: break
         }
+    }
+    private mutating func goOn(under key: WrappedKeyEncryptionKey) {
+        guard let newest = clients.keyEncryptionKey, key.id.version == newest.version + 1 else { return }
+        clients.keyEncryptionKey = key.id
+        if (try? clients.keyring.install(key)) == nil { model.fail(.keyNeeded, "a new key-encryption key does not open") }
     }
     private mutating func goOn(under key: WrappedDataKey) {
         guard key.id.generation == clients.generation + 1 else { return }
         clients.generation += 1
         if (try? clients.keyring.install(key)) == nil { model.fail(.keyNeeded, "a new data key does not open") }
-    }
-    /// A lease is gone that nobody revoked: its time must be over, by the slowest of clocks.
-    private mutating func ended(_ id: LeaseID) {
-        guard let lease = clients.leases.first(where: { $0.id == id }) else { return }
-        clients.leases.removeAll { $0.id == id }
-        let lived = Int64(now) - Int64(lease.renewedAt)
-        if lived < lease.seconds * 960 { model.fail(.leaseNotEarly, "lease \(id) of \(lease.seconds) s ended \(lived) ms after it was last renewed") }
-    }
-
-    // MARK: - Watches
-
-    /// A watcher comes to any member and asks for what it missed.
-    mutating func lookBack() {
-        let number = clientChance.below(members.count), back = Int64(clientChance.below(40))
-        guard members[number].isUp, members[number].repairers == nil else { return }
-        let store = members[number].replica.store.revision, from = max(2, members[number].replica.store.compactRevision + 1, store - back)
-        guard from <= store else { return }
-        do {
-            let range = KeyRange(Secrecy.keyMarker, end: Secrecy.keyMarker.dropLast() + [0x30])
-            let history = try members[number].replica.store.changes(in: range, from: from, through: store, limit: 1_000)
-            model.shows(history, from: from, through: store, member: number)
-        } catch { model.fail(.watchOrder, "member \(number + 1) does not show changes from \(from): \(error)") }
     }
 }

@@ -16,10 +16,16 @@ enum StoreMishap: UInt8, CaseIterable, Sendable {
     case bootNode
     /// Someone sets a member's calendar, forwards or back.
     case setClock
-    /// A bit of a member's acknowledged log turns over, and it starts again.
+    /// Something of a member's acknowledged log is not as it was written, and it starts again.
     case rotLog
-    /// A record turns out not to open, while the member is at work.
+    /// A record turns out not to open, while the member is at work: all of its store is fetched anew.
     case rotRecord
+    /// The value in a record changes, and the file around it is well: it alone is fetched from another member.
+    case rotValue
+    /// A member starts again with its directory as it was a while ago.
+    case putBackDisk
+    /// A member starts again, and the last syncs of its log had not been done.
+    case lieOfSync
     /// No room is left but what is set aside.
     case fillDisk
     /// Syncs take seconds; the member itself goes on.
@@ -54,6 +60,7 @@ extension StoreWorld {
     mutating func suffer(_ mishap: StoreMishap, _ number: Int) {
         let outage = UInt32(20 + storeChance.below(profile.outageMax)), node = fleet.nodes.isEmpty ? nil : storeChance.below(fleet.nodes.count)
         let member = members[number], extent = storeChance.below(12), jump = Int64(storeChance.among(-4_000...4_000))
+        let rot = storeChance.pick(SectorDisk.Rot.allCases)
         show(number) { "suffers \(mishap)" }
         switch mishap {
         case .killAgent: if let node, fleet.nodes[node].isUp { stopAgent(node) }
@@ -69,12 +76,15 @@ extension StoreWorld {
             stopAgent(node)
         case .setClock: member.wallOffset = jump
         case .rotLog:
-            guard canRot(number), member.disk.rot(&storeChance) else { return }
+            guard canRot(number), member.disk.rot(rot, &storeChance) else { return }
+            show(number) { "finds its log \(rot)" }
             member.isRotten = true
             crash(number)
         case .rotRecord:
             guard canRot(number), member.replica.raft.leader != nil, !member.replica.store.members.alarms.contains(where: { $0.kind != .noSpace }) else { return }
             beginAnew(member)
+        case .rotValue: rotValue(member)
+        case .putBackDisk, .lieOfSync: putBack(member, logOnly: mishap == .lieOfSync)
         case .fillDisk:
             guard member.isUp, !member.isSpaceShort else { return }
             setSpace(number, isShort: true)
@@ -95,7 +105,9 @@ extension StoreWorld {
         let present = currentMembers
         guard present.contains(number), members[number].isUp, !isPaused(number) else { return false }
         let table = members[number].replica.store.members.members
-        return present.allSatisfy { members[$0].repairers == nil && !members[$0].isRotten } && StoreMember.canRepair(members[number].id, among: table)
+        // A member that is being removed counts no more.
+        let isChanging = clients.isBusy(Self.operatorClient) || members.contains { $0.isUp && $0.hasChangeUnderWay }
+        return !isChanging && present.allSatisfy { members[$0].isWhole } && StoreMember.canRepair(members[number].id, among: table)
             && StoreMember.canRepair(members[number].id, among: newestTable.members)
     }
 
@@ -108,7 +120,7 @@ extension StoreWorld {
     /// A start that found damage: everything is discarded, and fetched from the others.
     mutating func repairs(_ member: StoreMember, _ error: any Error) -> Bool {
         let helpers = member.salvagedMembers()
-        guard member.isRotten, error is LogDamage, StoreMember.canRepair(member.id, among: helpers) else {
+        guard member.isRotten || member.isPutBack, error is LogDamage || error is Replica.RestartError, StoreMember.canRepair(member.id, among: helpers) else {
             model.fail(.recovery, "member \(member.number + 1) cannot start again: \(error)")
             return false
         }
@@ -122,6 +134,78 @@ extension StoreWorld {
             return false
         }
     }
+
+    // MARK: - Values
+
+    private mutating func rotValue(_ member: StoreMember) {
+        guard canRot(member.number), let revision = member.records.rotValue(&storeChance) else { return }
+        show(member.number) { "its record of revision \(revision.main) changes" }
+        member.rottenValue = revision
+        queue.schedule(.valueRead(Int32(member.number)), at: now + UInt32(storeChance.among(20...2_000)))
+    }
+
+    /// As `ReplicaService.repair`: the others are asked one after the other, and whatever opens takes the damaged one's place.
+    mutating func readRottenValue(_ number: Int) {
+        let member = members[number]
+        guard let revision = member.rottenValue else { return }
+        guard let record = member.records.records[revision], let value = record.value, !clients.opens(value, key: record.version.key) else {
+            return member.rottenValue = nil // compacted, sealed again, fetched, or all of the store was
+        }
+        queue.schedule(.valueRead(Int32(number)), at: now + 500)
+        guard member.isUp, member.repairers == nil, !isPaused(number) else { return }
+        for other in currentMembers where other != number && members[other].isUp && network.carries(from: number, to: other) && network.carries(from: other, to: number) {
+            guard let theirs = members[other].records.records[revision]?.value, theirs != value, clients.opens(theirs, key: record.version.key) else { continue }
+            show(number) { "fetches the value of revision \(revision.main) from \(other + 1)" }
+            _ = member.replica.restore(Record(version: record.version, value: .sealed(theirs)))
+            return
+        }
+    }
+
+    // MARK: - Disks that forget
+
+    /// Image and notes are kept now and then.
+    mutating func keepNotes(_ number: Int) {
+        let member = members[number]
+        guard member.isUp, !member.replica.store.members.members.isEmpty else { return }
+        let witnesses = member.replica.witnesses
+        if now >= member.notes.dueAt || witnesses.map(\.run) != member.notes.witnesses.map(\.run) {
+            member.notes.dueAt = now + 3_000
+            member.notes.witnesses = witnesses
+        }
+        if imageEvery > 0, storeChance.below(imageEvery) == 0 { member.keepImage() }
+    }
+
+    /// Only what somebody who is there can know of is put back: the promise ends there (`Recognition`). Until it is noticed nothing else happens.
+    mutating func putBack(_ member: StoreMember, logOnly: Bool) {
+        guard canRot(member.number), let image = member.image, isKnownToBePutBack(member, image, logOnly: logOnly) else { return }
+        crash(member.number)
+        show(member.number) { logOnly ? "its log is as it was at entry \(image.durable)" : "its disk is as it was at entry \(image.durable)" }
+        member.putBack(image, logOnly: logOnly)
+        member.image = nil
+        network.heal()
+        for other in members { other.failsNextSync = false }
+    }
+    private func isKnownToBePutBack(_ member: StoreMember, _ image: StoreMember.Image, logOnly: Bool) -> Bool {
+        let others = currentMembers.filter { $0 != member.number }.map { members[$0] }
+        let table = newestTable.members, lastRun = logOnly ? member.notes.lastRun : image.notes.lastRun
+        guard table.count(where: { !$0.isLearner }) >= 3, table.contains(where: { $0.id == member.id && !$0.isLearner }),
+              (try? image.records.store())?.members.members == table,
+              others.allSatisfy({ $0.isUp && !isPaused($0.number) && !$0.replica.raft.membership.isJoint }) else { return false }
+        return others.contains { other in
+            guard let known = other.replica.witnesses.first(where: { $0.member == member.id }) else { return false }
+            return known.run > lastRun || (known.term, known.index) > (image.durableState.term, image.durable)
+        }
+    }
+    /// It noticed that its disk forgot something, and is to be made a learner.
+    mutating func takeBack(_ number: Int, _ reason: String, isRepaired: Bool) {
+        let member = members[number]
+        guard member.isPutBack, isRepaired else { return model.fail(.damageNoticed, "member \(number + 1) takes its disk for put back, which it is not: \(reason)") }
+        show(number) { "notices that \(reason)" }
+        member.isPutBack = false
+        member.repairers = member.replica.members
+    }
+    /// While a disk that was put back is not noticed, no other fault may hide who knows of it.
+    var isDiskPutBack: Bool { members.contains { $0.isPutBack } }
 
     mutating func healNodes() {
         for number in fleet.nodes.indices {
@@ -174,7 +258,7 @@ extension StoreWorld {
         queue.schedule(.operate, at: now + UInt32(storeChance.among(1...2 * storeProfile.changeEvery)))
         reviewMembers()
         let number = storeChance.below(members.count), choice = storeChance.below(100), other = storeChance.below(members.count)
-        guard clients.hasDomain, !clients.isBusy(Self.operatorClient), members[number].isUp, !isPaused(number) else { return }
+        guard clients.hasDomain, !clients.isBusy(Self.operatorClient), members[number].isUp, !isPaused(number), !isDiskPutBack else { return }
         let table = newestTable, voters = table.members.filter { !$0.isLearner }
         let step: MemberStep
         switch choice {
@@ -185,7 +269,7 @@ extension StoreWorld {
             guard let learner = table.members.first(where: \.isLearner), !table.hasAlarm(.repairing, of: learner.id) else { return }
             step = .promote(learner.id)
         default:
-            guard let member = table[members[other].id], member.isLearner || voters.count >= 3 else { return }
+            guard let member = table[members[other].id], member.isLearner || voters.count >= 3, members.allSatisfy({ $0.rottenValue == nil }) else { return }
             step = .remove(member.id)
         }
         show(number) { "is asked to \(step)" }

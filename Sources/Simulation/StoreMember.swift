@@ -70,6 +70,17 @@ struct StoredRecords {
         }
         return false
     }
+    /// One bit of a value turns over, behind its header.
+    mutating func rotValue(_ chance: inout Chance) -> Revision? {
+        let candidates = records.keys.filter { records[$0]?.value != nil }.sorted()
+        guard !candidates.isEmpty else { return nil }
+        let revision = chance.pick(candidates)
+        guard let record = records[revision], var bytes = record.value?.bytes else { return nil }
+        bytes[SealedValue.headerBytes + chance.below(bytes.count - SealedValue.headerBytes)] ^= UInt8(1 << chance.below(8))
+        guard let value = try? SealedValue(parsing: bytes) else { return nil }
+        records[revision] = (record.version, value)
+        return revision
+    }
     /// Of the newest record.
     var revision: Int64 { records.keys.max()?.main ?? 1 }
     func store() throws -> Store {
@@ -138,6 +149,21 @@ final class StoreMember {
     var repairers: [ClusterMember]?
     /// A byte on its disk was changed: the next start must notice.
     var isRotten = false
+    /// What lies beside log and records, for when these are damaged or gone back in time (`PeerNotes`).
+    var notes = Notes()
+    /// The value in this record is not what was stored.
+    var rottenValue: Revision?
+    var isWhole: Bool { repairers == nil && !isRotten && !isPutBack && rottenValue == nil }
+    var hasChangeUnderWay: Bool {
+        let log = replica.raft.log
+        return replica.raft.membership.isJoint || log.hasChange(after: replica.store.appliedIndex, through: log.last.index)
+    }
+    /// Its directory as it was a while ago.
+    var image: Image?
+    /// The disk was put back, and others know more of this member than it says: it must not take part.
+    var isPutBack = false
+    /// The keys of each lease, as of the revision beside them.
+    var attached: [LeaseID: (keys: [Bytes], revision: Int64)] = [:]
     /// No sync ends before.
     var stuckUntil: UInt32 = 0
     var isSpaceShort = false
@@ -148,6 +174,19 @@ final class StoreMember {
     var failsNextSync = false
     var buffer = EffectBuffer()
 
+    struct Notes {
+        var lastRun: UInt64 = 0
+        var witnesses: [Witness] = []
+        /// What others acknowledged is written late.
+        var dueAt: UInt32 = 0
+    }
+    struct Image {
+        var disk: SectorDisk.Image
+        var records: StoredRecords
+        var notes: Notes
+        var durableState: LogState
+        var durable: LogIndex
+    }
     /// A store on its way here, as far as it came.
     struct Reception {
         var head: SnapshotHead
@@ -162,7 +201,7 @@ final class StoreMember {
         id = MemberID(UInt64(number + 1))
         identity = LogIdentity(keyring: keyring, member: id)
         cipher = SealedFrames(key: key)
-        disk = SectorDisk(segmentBytes: chance.pick([2_048, 8_192, 32_768]), forbidden: [Secrecy.canary, Secrecy.keyMarker])
+        disk = SectorDisk(segmentBytes: chance.pick([2_048, 8_192, 32_768]), forbidden: Secrecy.canaries + [Secrecy.keyMarker])
         frameBytesMax = chance.pick([1_024, 1_536, 8_192])
         tickEvery = chance.among(85...115)
         clockRate = Int64(chance.among(980...1_020))
@@ -173,6 +212,7 @@ final class StoreMember {
         let membership = isStarted ? Membership(voters: founders.map(\.id)) : Membership()
         var configuration = Replica.Configuration(raft: Raft.Configuration(member: id, membership: membership, seed: chance.next()))
         configuration.founders = self.founders
+        configuration.lastRun = 0
         tuning(&configuration)
         self.configuration = configuration
         replica = try Replica(configuration, store: Store(), state: HardState(), entries: [])
@@ -191,6 +231,7 @@ final class StoreMember {
         checkpoints.removeAll()
         reception = nil
         _ = buffer.take()
+        attached.removeAll()
         isUp = false
         failsNextSync = false
         pausedUntil = 0
@@ -199,7 +240,9 @@ final class StoreMember {
 
     private func configure(seed: UInt64, _ now: UInt32) {
         configuration.raft.seed = seed
-        configuration.incarnation = UInt64(max(1, wall(now))) * 1_000
+        configuration.incarnation = max(UInt64(max(1, wall(now))) * 1_000, notes.lastRun + 1)
+        configuration.lastRun = notes.lastRun
+        configuration.witnesses = notes.witnesses
         configuration.isRepairing = repairers != nil
         configuration.founders = repairers ?? founders
         configuration.raft.membership = repairers == nil && !founders.isEmpty ? Membership(voters: founders.map(\.id)) : Membership()
@@ -218,7 +261,7 @@ final class StoreMember {
         writer = LogWriter(continuing: log, identity: identity, cipher: cipher, segmentBytes: disk.segmentBytes, frameBytesMax: frameBytesMax)
         configure(seed: seed, now)
         let state = log.state.map { HardState(term: $0.term, vote: $0.vote, commit: $0.commit) } ?? HardState()
-        guard state.term > durableState.term || (state.term == durableState.term && state.vote == durableState.vote) else {
+        guard state.term > durableState.term || (state.term == durableState.term && (durableState.vote == nil || state.vote == durableState.vote)) else {
             return "the log was in term \(durableState.term), and knows of term \(state.term)"
         }
         let entries = log.entries.map { Entry(index: $0.index, term: $0.term, kind: $0.isMembership ? .membership : .ordinary, payload: $0.payload) }
@@ -228,6 +271,22 @@ final class StoreMember {
         durableAnchor = log.lastFrame.sequence == 0 ? nil : log.lastFrame
         published = replica.store.revision
         return nil
+    }
+
+    // MARK: - Put back
+
+    func keepImage() {
+        guard repairers == nil, !isRotten, !isPutBack else { return }
+        image = Image(disk: disk.image, records: records, notes: notes, durableState: durableState, durable: durable)
+    }
+    /// Memory is gone, and all of the directory is as it was; or only the log is, as if its syncs had not been done.
+    func putBack(_ image: Image, logOnly: Bool) {
+        disk.putBack(image.disk)
+        durableState = image.durableState
+        isPutBack = true
+        guard !logOnly else { return }
+        records = image.records
+        notes = image.notes
     }
 
     // MARK: - Repair
@@ -247,6 +306,7 @@ final class StoreMember {
         disk.removeAll()
         records = StoredRecords()
         isRotten = false
+        isPutBack = false
         durableState = LogState(term: 0, vote: nil, commit: 0)
     }
     /// Its records turned out to be damaged while it was at work: it goes on with nothing, online.
@@ -262,6 +322,7 @@ final class StoreMember {
         checkpoints.removeAll()
         reception = nil
         incarnation += 1
+        notes.witnesses = replica.witnesses
         durable = 0
         durableAnchor = writer.head.anchor
         records = StoredRecords()

@@ -12,6 +12,7 @@ struct StoreModel {
     private var appeared: [Bytes: Int64] = [:]
     private var sent: [Bytes: Int] = [:]
     private var refused: Set<Int> = []
+    private var nonces: Set<Bytes> = []
     private var hashes: [LogIndex: StateHash] = [:]
     private(set) var acknowledged: Int64 = 1
     private(set) var answersCompared = 0
@@ -27,7 +28,14 @@ struct StoreModel {
 
     // MARK: - Writes
 
-    mutating func sends(_ value: SealedValue, request: Int) { sent[Self.name(value)] = request }
+    mutating func sends(_ value: SealedValue, request: Int) {
+        sent[Self.name(value)] = request
+        isSealed(value)
+    }
+    /// No nonce may come twice.
+    mutating func isSealed(_ value: SealedValue) {
+        if !nonces.insert(Bytes(value.bytes[SealedValue.headerBytes..<SealedValue.headerBytes + 24])).inserted { fail(.nonceReuse, "two values are sealed under one nonce") }
+    }
     /// The client was told that nothing was changed.
     mutating func refuses(_ value: SealedValue, request: Int) {
         refused.insert(request)
@@ -64,6 +72,9 @@ struct StoreModel {
     }
     private mutating func learn(_ group: [WatchEvent], _ revision: Int64) {
         for event in group {
+            if event.previous != version(of: event.version.key, at: revision - 1) {
+                fail(.watchOrder, "revision \(revision) is published with another version before it than there was")
+            }
             versions[event.version.key, default: []].append((revision, event.kind == .put ? event.version : nil))
             guard let value = event.value else { continue }
             let name = Self.name(value)
@@ -75,7 +86,9 @@ struct StoreModel {
         changes.append(group)
     }
     private mutating func compare(_ mine: [WatchEvent], _ theirs: [WatchEvent], _ revision: Int64, _ member: Int) {
-        let isEqual = mine.count == theirs.count && zip(mine, theirs).allSatisfy { $0.kind == $1.kind && $0.version == $1.version && $0.value == $1.value }
+        let isEqual = mine.count == theirs.count && zip(mine, theirs).allSatisfy {
+            $0.kind == $1.kind && $0.version == $1.version && $0.value == $1.value && $0.previous == $1.previous
+        }
         if !isEqual { fail(.equalState, "member \(member + 1) publishes another revision \(revision)") }
     }
 
@@ -101,7 +114,7 @@ struct StoreModel {
         answersCompared += 1
         let expected = from > history.through ? [] : (from...history.through).flatMap(events(of:))
         let isEqual = history.events.count == expected.count
-            && zip(history.events, expected).allSatisfy { $0.kind == $1.kind && $0.version == $1.version }
+            && zip(history.events, expected).allSatisfy { $0.kind == $1.kind && $0.version == $1.version && $0.previous == $1.previous }
         if !isEqual || history.through > through { fail(.watchOrder, "member \(member + 1) shows other changes from revision \(from) to \(history.through)") }
     }
 }

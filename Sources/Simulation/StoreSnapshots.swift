@@ -11,6 +11,8 @@ struct SnapshotTransfer {
     var head: SnapshotHead
     var bytes: Bytes
     var failures = 0
+    /// A damaged value that goes along.
+    var rottenValue: Revision?
 }
 
 extension StoreWorld {
@@ -25,7 +27,8 @@ extension StoreWorld {
         show(number) { "sends its store as of entry \(position.index) to \(to + 1)" }
         transfers.append(SnapshotTransfer(
             from: number, incarnation: member.incarnation, to: to,
-            head: SnapshotHead(from: member.id, stream: UInt64(transfers.count + 1), position: position), bytes: member.records.snapshot(elementsPerBlock: 8)))
+            head: SnapshotHead(from: member.id, stream: UInt64(transfers.count + 1), position: position), bytes: member.records.snapshot(elementsPerBlock: 8),
+            rottenValue: member.rottenValue))
         queue.schedule(.block(Int32(transfers.count - 1)), at: now + UInt32(wireChance.among(1...profile.delayMax)))
     }
 
@@ -85,6 +88,10 @@ extension StoreWorld {
         member.records.anchor = anchor
         member.checkpoints.removeAll()
         member.incarnation += 1
+        if let revision = transfer.rottenValue {
+            member.rottenValue = revision
+            queue.schedule(.valueRead(Int32(member.number)), at: now + 500)
+        }
         member.replica.handle(.time(member.clock(now)), into: &member.buffer)
         try member.replica.install(try member.records.store(), at: transfer.head.position, into: &member.buffer)
         steps += 1

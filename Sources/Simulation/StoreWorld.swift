@@ -26,7 +26,7 @@ package struct StoreWorld: ~Copyable {
         case heal
         case operate, schedule, storeMishap
         case node(Int32), told(Int32), agentStarts(Int32), nodeHeals(Int32)
-        case spaceIsBack(Int32)
+        case spaceIsBack(Int32), valueRead(Int32)
         case block(Int32)
         case snapshotSent(Int32, incarnation: Int32, to: Int32, at: LogIndex)
     }
@@ -43,6 +43,9 @@ package struct StoreWorld: ~Copyable {
     var now: UInt32 = 0
     var steps = 0
     var fleet = StoreNodes()
+    var watchers: [StoreWatcher] = []
+    /// By member: which watchers a key concerns there.
+    var matchers: [WatchMatcher] = []
     var transfers: [SnapshotTransfer?] = []
     private var wires: [(from: Int, to: Int, bytes: Bytes)?] = []
     private var freeWires: [Int32] = []
@@ -56,6 +59,8 @@ package struct StoreWorld: ~Copyable {
     /// Of nodes' and disks' mishaps, and of changes of membership.
     var storeChance: Chance
     let storeProfile: StoreProfile
+    /// One of so many checkpoints is kept as an image of the member's disk; 0: none is.
+    let imageEvery: Int
     private let storeEvery: Int
     private(set) var healedAt: UInt32?
     private var isDone = false
@@ -75,12 +80,14 @@ package struct StoreWorld: ~Copyable {
     /// What the seed decides first, and what may fail.
     private struct Beginning {
         var chance: Chance
+        var root: RootKey
         var keyring: Keyring
         var members: [StoreMember] = []
 
         init(_ plan: RunPlan) throws {
             chance = Chance(seed: plan.seed &+ 0x5704e)
-            keyring = Keyring(id: Keyring.newID(), root: try RootKey.random(generation: 1))
+            root = try RootKey.random(generation: 1)
+            keyring = Keyring(id: Keyring.newID(), root: root)
             let count = chance.pick([1, 3, 3, 3, 5]), window = chance.pick([20, 200, 50_000]), checkpointEvery = Int64(chance.pick([2_000, 300_000]))
             let founders = (1...count).map { ClusterMember(id: MemberID(UInt64($0)), name: "m\($0)", peerURLs: ["https://m\($0)"]) }
             let spares = count > 1 ? chance.pick([0, 0, 1, 2]) : 0
@@ -113,7 +120,9 @@ package struct StoreWorld: ~Copyable {
         nodeChance = chance.split()
         storeChance = chance.split()
         storeProfile = StoreProfile(&profileChance)
-        clients = StoreClients(count: chance.pick([1, 3, 8]), keyring: beginning.keyring)
+        let putsBack = storeProfile.mishaps.contains { $0 == .putBackDisk || $0 == .lieOfSync }
+        imageEvery = putsBack ? storeChance.pick([2, 10, 50]) : 0
+        clients = StoreClients(count: chance.pick([1, 3, 8]), keyring: beginning.keyring, root: beginning.root)
         // The promises of Raft itself are tried a hundred times faster in a world of their own.
         profile.mishaps.removeAll { $0 == .quarantine || $0 == .rival }
         if profile.mishaps.isEmpty { profile.mishaps = [.crash] }
@@ -133,6 +142,7 @@ package struct StoreWorld: ~Copyable {
             queue.schedule(.node(Int32(number)), at: UInt32(300 + number))
         }
         if storeProfile.nodes > 0 { queue.schedule(.schedule, at: 400) }
+        beginWatches(clientChance.pick([0, 2, 5]))
     }
 
     mutating func run() {
@@ -175,14 +185,17 @@ package struct StoreWorld: ~Copyable {
             finishSync(number)
         case .storeDue(let member):
             queue.schedule(event, at: now + UInt32(tickChance.among(1...storeEvery)))
-            if !isPaused(Int(member)) { step(Int(member), .storeDue) }
+            if !isPaused(Int(member)) {
+                keepNotes(Int(member))
+                step(Int(member), .storeDue)
+            }
         case .stored(let member, let incarnation):
             if members[Int(member)].stuckUntil > now { return queue.schedule(event, at: members[Int(member)].stuckUntil) }
             finishCheckpoint(Int(member), incarnation)
         case .client(let client): act(Int(client))
         case .watch:
             queue.schedule(.watch, at: now + 400)
-            lookBack()
+            tendWatches()
             checkRecovery()
         case .transfer:
             queue.schedule(.transfer, at: now + UInt32(clientChance.among(2_000...9_000)))
@@ -204,6 +217,7 @@ package struct StoreWorld: ~Copyable {
         case .agentStarts(let number): startAgent(Int(number))
         case .nodeHeals(let number): fleet.nodes[Int(number)].isCut = false
         case .spaceIsBack(let number): setSpace(Int(number), isShort: false)
+        case .valueRead(let number): readRottenValue(Int(number))
         case .block(let slot): sendBlock(Int(slot), event)
         case .snapshotSent(let member, let incarnation, let to, let index):
             guard members[Int(member)].incarnation == incarnation else { return }
@@ -230,24 +244,31 @@ package struct StoreWorld: ~Copyable {
             case .send(let messages): for message in messages { send(message, from: number) }
             case .restartLog(let position): restartLog(member, position)
             case .snapshotWanted(let id): sendSnapshot(number, to: Int(id.rawValue) - 1)
-            case .replaced(let revision): member.published = revision
+            case .replaced(let revision):
+                member.published = revision
+                fallBehind(number)
             case .answer(let given): replies.append(contentsOf: given)
             case .publish(let events, let revision):
                 model.publishes(events, from: member.published, through: revision, member: number)
                 member.published = revision
+                if model.violation == nil { tellWatches(number, events, through: revision) }
                 moment(.committed, number)
             case .store(let checkpoint):
                 member.checkpoints.append((checkpoint, member.durableAnchor))
                 if member.checkpoints.count == 1 { beginCheckpoint(member) }
             case .standing(let standing): stand(number, standing)
-            case .cutLog(let index): if !member.isSyncing { member.disk.remove(member.writer.cut(before: index)) } else { member.cutBefore = index }
+            case .cutLog(let index):
+                show(number) { "cuts its log before \(index)" }
+                if !member.isSyncing { member.disk.remove(member.writer.cut(before: index)) } else { member.cutBefore = index }
             case .halt(let reason): model.fail(.recovery, "member \(number + 1) halts: \(reason)")
             case .outOfService(let reason): model.fail(.equalState, "member \(number + 1) is out of service: \(reason)")
             case .repaired:
                 show(number) { "has caught up and votes again" }
                 member.repairers = nil
-            case .putBack(let reason, _): model.fail(.equalState, "member \(number + 1): \(reason)")
-            case .recognized: break
+            case .putBack(let reason, let isRepaired): takeBack(number, reason, isRepaired: isRepaired)
+            case .recognized(let run):
+                member.notes.lastRun = run
+                if member.isPutBack { model.fail(.damageNoticed, "member \(number + 1) takes part, though its disk was put back") }
             case .membersChanged: reviewMembers()
             case .written, .keysChanged, .compacted: break
             }
@@ -257,6 +278,7 @@ package struct StoreWorld: ~Copyable {
         if applied != member.hashedAt {
             member.hashedAt = applied
             model.holds(member.replica.store.hash, at: applied, member: number)
+            reviewLeases(member)
         }
         for reply in replies where model.violation == nil { answer(reply) }
     }
@@ -342,7 +364,8 @@ package struct StoreWorld: ~Copyable {
             queue.schedule(.aimed(aim.mishap, Int32(number)), at: now)
         }
     }
-    private mutating func suffer(_ mishap: Mishap, _ number: Int) {
+    mutating func suffer(_ mishap: Mishap, _ number: Int) {
+        guard !isDiskPutBack else { return }
         let outage = UInt32(20 + faultChance.below(profile.outageMax)), other = faultChance.below(members.count)
         let group = 1 + faultChance.below((1 << members.count) - 1)
         show(number) { "suffers \(mishap)" }
@@ -391,9 +414,13 @@ package struct StoreWorld: ~Copyable {
     private mutating func send(_ message: PeerMessage, from number: Int) {
         let to = Int(message.to.rawValue) - 1
         guard members.indices.contains(to), network.carries(from: number, to: to) else { return }
+        if isDiskPutBack, message.isMemory {
+            wires.append((number, to, message.encode()))
+            return queue.schedule(.deliver(Int32(wires.count - 1)), at: now + 2)
+        }
         if wireChance.happens(perMillion: profile.lossPerMillion), ledger.admits() { return }
         let bytes = message.encode()
-        if Secrecy.contains(bytes, Secrecy.canary) { model.fail(.secrecy, "member \(number + 1) sends a secret") }
+        if Secrecy.holdsCanary(bytes) { model.fail(.secrecy, "member \(number + 1) sends a secret") }
         if case .raft(let inner) = message.body, case .append(_, let entries, _) = inner.body, !entries.isEmpty { moment(.appendSent, number) }
         post(number, to, bytes)
         if wireChance.happens(perMillion: profile.duplicatePerMillion), ledger.admits() { post(number, to, bytes) }
@@ -441,9 +468,10 @@ package struct StoreWorld: ~Copyable {
         guard now > healedAt + 35_000 else { return }
         let present = currentMembers.map { members[$0] }
         let applied = present.map { $0.replica.store.appliedIndex }
-        let isWhole = !present.isEmpty && present.allSatisfy { $0.isUp && $0.repairers == nil } && present.contains { $0.replica.isLeader }
+        let isWhole = !present.isEmpty && present.allSatisfy { $0.isUp && $0.isWhole } && present.contains { $0.replica.isLeader }
             && Set(applied).count == 1 && clients.waiting == 0
         let objection = nodeObjection() ?? present.first.flatMap { $0.replica.store.members.alarms.first }.map { "an alarm is left: \($0)" }
+            ?? present.first { $0.replica.store.leaseCount > 0 }.map { "member \($0.number + 1) keeps a lease whose time is over" }
         if isWhole, objection == nil {
             if clients.successes(since: healedAt) == 0 { model.fail(.liveness, "no request succeeded after healing") }
             for member in present { openValues(member) }
@@ -453,19 +481,40 @@ package struct StoreWorld: ~Copyable {
                        + (objection ?? "nodes are well"))
         }
     }
-    /// Every live value that the records hold opens, and is what was sealed.
+    /// Every value that the records hold opens under the keys that the tables list, for its own key only, and is what was sealed.
     private mutating func openValues(_ member: StoreMember) {
+        let keyring: Keyring
+        do { keyring = try clients.keyring(of: member.replica.store.keys) } catch {
+            return model.fail(.keyNeeded, "member \(member.number + 1) lists keys that do not open: \(error)")
+        }
+        for revision in member.records.records.keys.sorted() {
+            guard let (version, value) = member.records.records[revision], let value else { continue }
+            guard let opened = try? keyring.open(value, key: version.key) else {
+                return model.fail(.keyNeeded, "a value of revision \(revision.main) does not open at member \(member.number + 1)")
+            }
+            if !opened.withUnsafeBytes({ $0.starts(with: Secrecy.canary + version.key) }) {
+                return model.fail(.equalState, "member \(member.number + 1) stores another value of revision \(revision.main)")
+            }
+            if (try? keyring.open(value, key: version.key + [0])) != nil { return model.fail(.secrecy, "a value opens for a key that it was not sealed for") }
+        }
         for key in clients.keys + StoreNodes.podKeys + StoreNodes.secretKeys {
             guard let version = model.version(of: key, at: member.records.revision), let record = member.records.records[version.revision] else { continue }
-            guard record.version == version, let value = record.value else {
-                return model.fail(.equalState, "member \(member.number + 1) stores another record of revision \(version.revision.main)")
-            }
-            if !clients.opens(value, key: key) { return model.fail(.keyNeeded, "a value of revision \(version.revision.main) does not open") }
+            if record.version != version { return model.fail(.equalState, "member \(member.number + 1) stores another record of revision \(version.revision.main)") }
         }
     }
 
     func show(_ number: Int? = nil, _ text: () -> String) {
         guard let view = plan.view else { return }
         view(StoreView.line(self, about: number, text()))
+    }
+}
+
+extension PeerMessage {
+    /// About what members remember of each other.
+    fileprivate var isMemory: Bool {
+        switch body {
+        case .recall, .recalled: true
+        default: false
+        }
     }
 }
