@@ -146,6 +146,19 @@ struct ClusterStart {
         return nil
     }
 
+    /// There may be no leader without this member: of two, each is in every quorum. What all say who answer is not behind, if the silent ones are
+    /// too few to have changed the members among themselves. (This one has taken part in nothing yet.)
+    private func agreed(_ answers: [PeerFacts], on me: InitialCluster.Member) -> PeerFacts? {
+        func mine(_ facts: PeerFacts) -> PeerFacts.Member? { facts.members.first { Set($0.peerURLs) == Set(me.peerURLs) } }
+        guard let first = answers.first, let known = mine(first) else { return nil }
+        let isAgreed = answers.allSatisfy { facts in
+            let voters = facts.members.filter { !$0.isLearner }.map(\.id)
+            let silent = voters.count { voter in voter != known.id && !answers.contains { $0.member == voter } }
+            return mine(facts)?.id == known.id && mine(facts)?.tookPart == false && silent <= voters.count / 2
+        }
+        return isAgreed ? first : nil
+    }
+
     private func sealFile(from members: [(name: String, urls: [String])], bootstrap: Bytes, cluster: UInt64) async throws -> Bytes {
         var said = Date.distantPast
         while true {
@@ -181,7 +194,7 @@ struct ClusterStart {
             let answers = await facts(of: others.flatMap(\.peerURLs))
             guard Set(answers.map(\.cluster)).count <= 1 else { throw ClusterStartFailure("--initial-cluster names members of different clusters") }
             // Who is behind may still have, at this one's address, a member that was removed since.
-            let current = answers.isEmpty ? nil : await currentFacts(of: others.flatMap(\.peerURLs))
+            let current = answers.isEmpty ? nil : await currentFacts(of: others.flatMap(\.peerURLs)) ?? agreed(answers, on: me)
             if let facts = current, let known = facts.members.first(where: { Set($0.peerURLs) == Set(me.peerURLs) }) {
                 guard !known.tookPart else {
                     throw ClusterStartFailure(
