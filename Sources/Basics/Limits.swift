@@ -34,6 +34,8 @@ package enum Limits {
     package static let watchesMax = 1_000_000
     /// One frame of the log: a batch of entries.
     package static let logFrameBytesMax = 8 << 20
+    /// What disks read and write at a time, or a multiple of it; memory for it is aligned alike.
+    package static let diskBlockBytes = 4_096
     /// One segment of the log, pre-filled.
     package static let logSegmentBytes = 64 << 20
     /// etcd's bound on a lease's time to live, in seconds.

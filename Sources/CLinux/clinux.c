@@ -163,6 +163,11 @@ uint64_t clinux_memory_lock_limit(void) {
 
 int clinux_reserve(int file, int64_t from, int64_t count) { return answer(fallocate(file, FALLOC_FL_KEEP_SIZE, from, count)); }
 
+int clinux_bypass_cache(int file, int bypass) {
+    int flags = fcntl(file, F_GETFL);
+    return flags < 0 ? -errno : answer(fcntl(file, F_SETFL, bypass ? flags | O_DIRECT : flags & ~O_DIRECT));
+}
+
 void clinux_wipe(void *memory, size_t count) { explicit_bzero(memory, count); }
 int64_t clinux_boot_milliseconds(void) {
     struct timespec now;

@@ -1,4 +1,7 @@
+import Basics
+import CLinux
 import Glibc
+import Synchronization
 
 /// The few operations the log needs of a file system; a seam for faults. Paths are absolute or relative to the process.
 package protocol FileSystem: Sendable {
@@ -18,11 +21,18 @@ package protocol StoredFile: AnyObject, Sendable {
     func byteCount() throws(StorageFailure) -> Int
     func read(into target: UnsafeMutableRawBufferPointer, at offset: Int) throws(StorageFailure) -> Int
     func write(_ bytes: UnsafeRawBufferPointer, at offset: Int) throws(StorageFailure)
+    /// From now on whole blocks (`Limits.diskBlockBytes`) are read and written, from memory aligned like them, past the page cache: what is
+    /// written once and synced at once gains nothing from it. False where that is not to be had.
+    func bypassCache() -> Bool
     /// Contents, and what is needed to read them back (`fdatasync`).
     func synchronizeData() throws(StorageFailure)
     /// Contents and attributes (`fsync`).
     func synchronize() throws(StorageFailure)
     func close()
+}
+
+extension StoredFile {
+    package func bypassCache() -> Bool { false }
 }
 
 /// The real one. Files are readable by their owner alone.
@@ -75,6 +85,7 @@ package struct PosixFileSystem: FileSystem {
 
 final class PosixFile: StoredFile {
     private let descriptor: Int32
+    private let bypassesCache = Atomic<Bool>(false)
     init(_ descriptor: Int32) { self.descriptor = descriptor }
 
     func byteCount() throws(StorageFailure) -> Int {
@@ -87,7 +98,7 @@ final class PosixFile: StoredFile {
         while done < target.count, let base = target.baseAddress {
             let count = unsafe pread(descriptor, base + done, target.count - done, off_t(offset + done))
             if count < 0 {
-                if errno == EINTR { continue }
+                if mayGoOn() { continue }
                 throw .posix("pread")
             }
             if count == 0 { break }
@@ -100,11 +111,21 @@ final class PosixFile: StoredFile {
         while done < bytes.count, let base = bytes.baseAddress {
             let count = unsafe pwrite(descriptor, base + done, bytes.count - done, off_t(offset + done))
             if count < 0 {
-                if errno == EINTR { continue }
+                if mayGoOn() { continue }
                 throw .posix("pwrite")
             }
             done += count
         }
+    }
+    private func mayGoOn() -> Bool {
+        if errno == EINTR { return true }
+        // The disk's blocks are larger, or its file system promised more than it does.
+        return errno == EINVAL && bypassesCache.exchange(false, ordering: .relaxed) && clinux_bypass_cache(descriptor, 0) == 0
+    }
+    func bypassCache() -> Bool {
+        guard clinux_bypass_cache(descriptor, 1) == 0 else { return false }
+        bypassesCache.store(true, ordering: .relaxed)
+        return true
     }
     func synchronizeData() throws(StorageFailure) {
         guard fdatasync(descriptor) == 0 else { throw .posix("fdatasync") }

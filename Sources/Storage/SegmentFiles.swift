@@ -1,3 +1,4 @@
+import Basics
 import WriteAheadLog
 
 /// The log's directory: `<id, 16 hex digits>.log` per segment, `fill` while one is being made, `lock`.
@@ -46,6 +47,7 @@ struct LogDirectory: Sendable {
     func fill(_ segment: UInt64, bytes: Int) throws(StorageFailure) -> any StoredFile {
         let temporary = filePath(Self.fillName)
         let file = try fileSystem.open(temporary, creating: true)
+        if BlockWriter.suits(bytes) { _ = file.bypassCache() }
         do throws(StorageFailure) {
             let zeros = FrameBuffer(capacity: min(bytes, 1 << 20))
             zeros.appendZeros(min(bytes, 1 << 20))
@@ -87,6 +89,8 @@ final class SegmentFiles: LogMedium, @unchecked Sendable {
     private let segmentBytes: Int
     private let fillRetryNanoseconds: UInt64
     private var active: (id: UInt64, file: any StoredFile)?
+    /// Writes to the active segment; `nil`: plainly.
+    private var blocks: BlockWriter?
     private let shared: Monitor<Shared>
     private var thread: LaneThread?
 
@@ -98,6 +102,7 @@ final class SegmentFiles: LogMedium, @unchecked Sendable {
         self.segmentBytes = segmentBytes
         self.fillRetryNanoseconds = fillRetryNanoseconds
         self.active = active
+        blocks = active.flatMap { BlockWriter($0.file, segmentBytes: segmentBytes) }
         shared = Monitor(Shared(spare: spare))
         thread = try LaneThread(background: true) { [unowned self] in tend() }
     }
@@ -123,11 +128,14 @@ final class SegmentFiles: LogMedium, @unchecked Sendable {
             return shared.failure.map { .failure($0) }
         }
         active?.file.close()
-        active = (id, try result.get())
+        let file = try result.get()
+        active = (id, file)
+        blocks = BlockWriter(file, segmentBytes: segmentBytes)
     }
     func write(_ bytes: UnsafeRawBufferPointer, at offset: Int, of segment: UInt64) throws(StorageFailure) {
         guard let active, active.id == segment else { preconditionFailure("writes go to the segment begun last") }
-        try unsafe active.file.write(bytes, at: offset)
+        guard let blocks else { return try unsafe active.file.write(bytes, at: offset) }
+        try unsafe blocks.write(bytes, at: offset)
     }
     func synchronize(segment: UInt64) throws(StorageFailure) {
         guard let active, active.id == segment else { preconditionFailure("syncs go to the segment begun last") }
@@ -192,6 +200,48 @@ final class SegmentFiles: LogMedium, @unchecked Sendable {
                 shared.isClosing || !shared.removals.isEmpty ? true : nil
             }
         }
+    }
+}
+
+/// Writes one after the other, to a segment whose file takes whole blocks only: the block that the last one ended in is kept, and written again
+/// with the next. Behind the last there are zeros, as before.
+private final class BlockWriter {
+    private let file: any StoredFile
+    /// From the beginning of a block up to the end of the last write.
+    private var gathered = FrameBuffer()
+    private var other = FrameBuffer()
+    private var start = 0
+
+    static func suits(_ segmentBytes: Int) -> Bool { segmentBytes.isMultiple(of: Limits.diskBlockBytes) }
+
+    /// `nil`: the file takes anything.
+    init?(_ file: any StoredFile, segmentBytes: Int) {
+        guard Self.suits(segmentBytes), file.bypassCache() else { return nil }
+        self.file = file
+    }
+
+    func write(_ bytes: UnsafeRawBufferPointer, at offset: Int) throws(StorageFailure) {
+        if offset != start + gathered.count { try load(upTo: offset) }
+        unsafe gathered.append(bytes)
+        let end = gathered.count, block = Limits.diskBlockBytes, rest = end % block
+        if rest > 0 { gathered.appendZeros(block - rest) }
+        try unsafe file.write(gathered.bytes, at: start)
+        other.removeAll()
+        unsafe other.append(UnsafeRawBufferPointer(rebasing: gathered.bytes[(end - rest)..<end]))
+        swap(&gathered, &other)
+        start += end - rest
+    }
+
+    /// What stands before it in its block.
+    private func load(upTo offset: Int) throws(StorageFailure) {
+        let block = Limits.diskBlockBytes, rest = offset % block
+        start = offset - rest
+        other.removeAll()
+        gathered.removeAll()
+        guard rest > 0 else { return }
+        let target = unsafe other.extend(by: block)
+        guard try unsafe file.read(into: target, at: start) == block else { throw .io(operation: "pread", code: 0) }
+        unsafe gathered.append(UnsafeRawBufferPointer(rebasing: other.bytes[..<rest]))
     }
 }
 

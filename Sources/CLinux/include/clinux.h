@@ -84,6 +84,8 @@ uint64_t clinux_memory_lock_limit(void);
 
 // Blocks for `count` bytes from `from` on, past the end of the file too, whose size stays as it is.
 int clinux_reserve(int file, int64_t from, int64_t count);
+// Reads and writes go past the page cache from now on, or through it again: whole blocks only.
+int clinux_bypass_cache(int file, int bypass);
 
 // Sleeps while `*word` is `expected`, until woken or until the monotonic clock shows `deadline` nanoseconds; UINT64_MAX: without end.
 // -EAGAIN, -EINTR, -ETIMEDOUT: look again.
