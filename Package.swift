@@ -98,7 +98,7 @@ library("Commands", "APIClient", "EtcdClient", "EtcdProtocol", "RPC", "Certifica
 // Products.
 library("Coffer", "Clustering", "Peers", "Certificates", "Barrier", "KeyVault", "ObjectStore", "Resources", "Sealing", "ReplicaService", "MVCC", "SecretMemory", "Basics", External.logging)
 // Processes, networks and disks that fail, for tests.
-library("Faults", External.core, External.posix, tests: nil)
+library("Faults", "Basics", External.core, External.posix, tests: nil)
 // What clients saw, and whether that may be.
 library("Histories")
 library("CofferClient", "EtcdClient", "EtcdProtocol", "RPC", "Certificates", "SecretMemory", "Basics", External.core, External.posix, External.ssl,

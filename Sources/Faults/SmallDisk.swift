@@ -4,7 +4,7 @@ import Synchronization
 
 /// A small file system of its own that can be filled, and that loses what was not synced: ext4 in a file, by a loop device. Where a machine has no
 /// loop devices it is in memory, and loses nothing.
-package final class SmallDisk: Sendable {
+package final class SmallDisk: Disk {
     package let path: String
     /// The file that holds it; without one it is in memory.
     private let image_: Mutex<String?>
@@ -34,7 +34,6 @@ package final class SmallDisk: Sendable {
     }
     private func mount() async throws { try await Subprocess.run("mount", "-o", "loop", image ?? "", path) }
 
-    /// Takes all room but `kilobytes`.
     package func fill(leaving kilobytes: Int) throws {
         var room = statvfs()
         guard statvfs(path, &room) == 0 else { throw FaultFailure("statvfs: \(errno)") }
@@ -46,8 +45,8 @@ package final class SmallDisk: Sendable {
     }
     package func empty() { unlink(ballast) }
 
-    /// From now on nothing reaches the disk, not even what ext4 had yet to write: only what was synced survives the next `powerUp`.
-    package func losePower() throws {
+    /// From now on nothing reaches the disk, not even what ext4 had yet to write: what survives the next `powerUp` does not depend on `seed`.
+    package func losePower(seed: UInt64) throws {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { throw FaultFailure("\(path): \(errno)") }
         defer { close(descriptor) }
@@ -55,7 +54,6 @@ package final class SmallDisk: Sendable {
         var flags: UInt32 = 2
         guard ioctl(descriptor, 0x8004_587d, &flags) == 0 else { throw FaultFailure("ext4 does not shut down: \(errno)") }
     }
-    /// Mounts it again: nobody may use it.
     package func powerUp() async throws {
         var reason = ""
         try await eventually("\(path) is free: \(reason)", withinSeconds: 20) {

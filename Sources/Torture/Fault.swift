@@ -5,7 +5,7 @@ import Synchronization
 package enum Fault: String, Sendable, CaseIterable {
     // The process
     case kill, terminate, stop, blockedLog
-    // The disk; what was not synced is lost with the power of one member, or of all at once
+    // The disk; what was not synced is lost with the power of one member, or of all at once (see `DiskKind`)
     case failingSync, slowSync, fullDisk, powerCut, blackout, bitRot
     // The clock
     case clockJump
@@ -25,10 +25,20 @@ package enum Fault: String, Sendable, CaseIterable {
     }
 }
 
-/// A deliberate fault of the server itself, to show that this program notices one.
+/// What members keep their files on.
+package enum DiskKind: String, Sendable, CaseIterable {
+    /// By a loop device. Without power it has what its journal has.
+    case ext4
+    /// FUSE. Without power it has what was synced, and any part of the rest.
+    case lossy
+}
+
+/// A deliberate fault of the server itself, or of what it stands on, to show that this program notices one.
 package enum Plant: String, Sendable, CaseIterable {
     /// It acknowledges what it has not synced; the power is cut now and then.
     case lyingSyncs
+    /// The disk says so of what it has not.
+    case lyingDisk
     /// Now and then it goes on with the disk that it had some time ago.
     case oldDisk
 }

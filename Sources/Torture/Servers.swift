@@ -25,7 +25,7 @@ final class Servers: Sendable {
         let direct: TCPProxy
         let peers: TCPProxy?
         let shim: SystemCallShim?
-        let disk: SmallDisk?
+        let disk: (any Disk)?
     }
     private struct Running {
         var process: Subprocess?
@@ -62,7 +62,7 @@ final class Servers: Sendable {
     struct Equipment {
         var shim: String?
         var syncsLie = false
-        var smallDisks = false
+        var disk: DiskKind?
         var network = false
         var spare = 0
     }
@@ -74,7 +74,11 @@ final class Servers: Sendable {
         for number in 0..<places {
             let name = "m\(number)", home = folder.path + "/" + name, port = ports[number], namespace = network?.namespace(number)
             try FileManager.default.createDirectory(atPath: home, withIntermediateDirectories: true)
-            let disk = equipment.smallDisks ? try await SmallDisk.mount(at: home + "/disk", megabytes: 400) : nil
+            let disk: (any Disk)? = switch equipment.disk {
+            case .ext4: try await SmallDisk.mount(at: home + "/disk", megabytes: 400)
+            case .lossy: try LossyDisk.mount(at: home + "/disk", megabytes: 400)
+            case nil: nil
+            }
             let shim = try equipment.shim.map { try SystemCallShim(library: $0, control: home + "/faults", syncsLie: equipment.syncsLie) }
             members.append(Member(
                 name: name, home: home, port: port, peerPort: ports[places + number], clients: try await TCPProxy.listen(to: port, inside: namespace),
@@ -112,7 +116,8 @@ final class Servers: Sendable {
     /// Where the others reach it.
     func peerURL(_ number: Int) -> String { peerURL(number, port: members[number].peers?.port ?? members[number].peerPort) }
     func clusterText(_ numbers: [Int]) -> String { numbers.map { "\(members[$0].name)=\(peerURL($0))" }.joined(separator: ",") }
-    func dataFolder(_ number: Int) -> String { (members[number].disk?.path ?? members[number].home) + "/data" }
+    private func root(_ number: Int) -> String { members[number].disk?.path ?? members[number].home }
+    func dataFolder(_ number: Int) -> String { root(number) + "/data" }
 
     private func arguments(_ number: Int) -> [String] {
         let member = members[number], client = "http://127.0.0.1:\(member.port)", place = running.withLock { $0[number] }
@@ -124,12 +129,14 @@ final class Servers: Sendable {
         switch server {
         case .etcd: return common + clustering
         case .cofferd:
-            let own = common + [
-                "--seal-key-file", member.home + "/seal.key", "--pki-dir", member.home + "/pki", "--audit-log", member.home + "/audit.log",
+            let own = member.disk is LossyDisk ? root(number) : member.home
+            let single = common + [
+                // What the daemon makes itself lies on the disk that forgets; certificates and keys of a cluster are made for it.
+                "--seal-key-file", (isCluster ? member.home : own) + "/seal.key", "--pki-dir", own + "/pki", "--audit-log", own + "/audit.log",
                 "--listen-secrets-url", "https://127.0.0.1:0",
             ]
-            guard isCluster else { return own }
-            return own + clustering + [
+            guard isCluster else { return single }
+            return single + clustering + [
                 "--peer-cert-file", certificates + "/\(member.name).crt", "--peer-key-file", certificates + "/\(member.name).key",
                 "--peer-trusted-ca-file", certificates + "/ca.crt",
             ]
@@ -186,6 +193,7 @@ final class Servers: Sendable {
         running.withLock { $0[number].isMember = false }
         try await process(number)?.end()
         try? FileManager.default.removeItem(atPath: dataFolder(number))
+        try await Subprocess.run("sync", root(number)) // or a loss of power brings it back
         running.withLock { $0[number].process = nil }
     }
 

@@ -130,17 +130,30 @@ struct Tormentor {
         try await revive(number)
     }
 
-    /// Each disk forgets what was not synced: at the moment of the kill, or a little before it, when the process sees its writes fail.
+    /// Each disk forgets what was not synced; now and then once more while the daemons start, and mend what they find.
     private mutating func cutPower(_ numbers: [Int]) async throws {
+        try await cutPowerOnce(numbers)
+        while Int.random(in: 0..<3, using: &generator) == 0 {
+            for number in numbers { try servers.start(number) }
+            await pause(0...0.6)
+            try await cutPowerOnce(numbers)
+        }
+    }
+    /// At the moment of the kill, or a little before it, when the process sees its writes fail.
+    private mutating func cutPowerOnce(_ numbers: [Int]) async throws {
         let isEarly = Bool.random(using: &generator)
-        if isEarly { for number in numbers { try servers.members[number].disk?.losePower() } }
+        if isEarly { try losePower(numbers) }
         if isEarly { await pause(0...0.3) }
         for number in numbers { servers.process(number)?.signal(SIGKILL) }
-        if !isEarly { for number in numbers { try servers.members[number].disk?.losePower() } }
+        if !isEarly { try losePower(numbers) }
         for number in numbers {
             try await servers.process(number)?.end()
             try await servers.members[number].disk?.powerUp()
         }
+    }
+
+    private mutating func losePower(_ numbers: [Int]) throws {
+        for number in numbers { try servers.members[number].disk?.losePower(seed: generator.next()) }
     }
 
     private mutating func blackout(_ numbers: [Int]) async throws {

@@ -25,10 +25,13 @@ package struct Torture: Sendable {
         package var workers = 6
         package var faults = Fault.allCases
         package var plant: Plant?
+        /// Without one, histories take turns.
+        package var disk: DiskKind?
         package init() {}
     }
     package struct Report: Sendable {
         package var seed: UInt64 = 0
+        package var disk: DiskKind?
         package var operations = 0
         package var unknown = 0
         package var revisions = 0
@@ -46,18 +49,24 @@ package struct Torture: Sendable {
         package var shim: String?
         package var mounts = false
         package var losesPower = false
+        package var hasLossyDisks = false
         package var networks = false
         package var missing: [String] = []
+        package init() {}
 
         package static func look(in folder: String) async -> Machine {
             var machine = Machine()
             do { machine.shim = try await SystemCallShim.make(in: folder) } catch { machine.missing.append("failing and slow syncs, clock jumps: \(error)") }
             do {
                 let disk = try await SmallDisk.mount(at: folder + "/probe", megabytes: 16)
-                (machine.mounts, machine.losesPower) = (true, disk.losesPower && (try? disk.losePower()) != nil)
+                (machine.mounts, machine.losesPower) = (true, disk.losesPower && (try? disk.losePower(seed: 0)) != nil)
                 await disk.unmount()
             } catch { machine.missing.append("a file system of its own that is full (writes fail with ENOSPC by the shim instead)") }
-            if !machine.losesPower { machine.missing.append("power cuts: a file system that loses what was not synced (ext4 on a loop device)") }
+            if !machine.losesPower { machine.missing.append("power cuts of ext4 on a loop device") }
+            do {
+                try await LossyDisk.mount(at: folder + "/lossy", megabytes: 16).unmount()
+                machine.hasLossyDisks = true
+            } catch { machine.missing.append("power cuts of a file system that keeps any part of what was not synced: \(error)") }
             do {
                 let network = try await PacketNetwork.make(hosts: 2, in: folder)
                 for loss in [PacketNetwork.Loss.silence, .reset, .some(percent: 10)] { try await network.lose(loss, from: 0, to: 1) }
@@ -66,10 +75,20 @@ package struct Torture: Sendable {
             } catch { machine.missing.append("networks of their own, in which packets are lost (proxies cut and hold connections instead): \(error)") }
             return machine
         }
-        func can(_ fault: Fault, _ options: Options) -> Bool {
+        /// What a history's members have.
+        package func disk(_ options: Options) -> DiskKind? {
+            let possible = DiskKind.allCases.filter { $0 == .ext4 ? mounts : hasLossyDisks }
+            if let wanted = options.plant == .lyingDisk ? .lossy : options.disk { return possible.contains(wanted) ? wanted : nil }
+            return possible.isEmpty ? nil : possible[Int((options.seed &+ 1) % UInt64(possible.count))]
+        }
+        package func can(_ fault: Fault, _ options: Options) -> Bool {
+            let disk = disk(options), losesPower = disk == .lossy || disk == .ext4 && losesPower
+            return can(fault, options, hasDisk: disk != nil, losesPower)
+        }
+        private func can(_ fault: Fault, _ options: Options, hasDisk: Bool, _ losesPower: Bool) -> Bool {
             switch fault {
             case .failingSync, .slowSync, .clockJump: shim != nil
-            case .fullDisk: (shim != nil || mounts) && options.server == .cofferd
+            case .fullDisk: (shim != nil || hasDisk) && options.server == .cofferd
             case .powerCut: losesPower
             case .blackout: losesPower && options.members > 1
             // What a disk lost in another way, peers repair.
@@ -92,12 +111,13 @@ package struct Torture: Sendable {
         var equipment = Servers.Equipment()
         equipment.shim = machine.shim
         equipment.syncsLie = options.plant == .lyingSyncs
-        equipment.smallDisks = machine.mounts && !faults.filter { [.fullDisk, .powerCut, .blackout].contains($0) }.isEmpty
+        equipment.disk = faults.contains { [.fullDisk, .powerCut, .blackout].contains($0) } ? machine.disk(options) : nil
         equipment.network = machine.networks && options.members > 1
         equipment.spare = faults.contains(.membership) ? 1 : 0
         let servers = try await Servers.make(options.server, program: options.program, count: options.members, seed: options.seed, equipment)
         do {
-            let report = try await run(servers, faults)
+            var report = try await run(servers, faults)
+            report.disk = equipment.disk
             await servers.end()
             return report
         } catch {
@@ -129,6 +149,7 @@ package struct Torture: Sendable {
                 return await servers.serves(number)
             }
         }
+        if options.plant == .lyingDisk { for member in servers.members { (member.disk as? LossyDisk)?.lie() } }
         let judge = try await Self.client(servers.direct)
         let begin = try await judge.range(.all).revision
         let ledgerNumber = recorder.observe(.prefix(""), after: begin)

@@ -19,7 +19,11 @@ struct CofferTorture: AsyncParsableCommand {
     @Option(help: "Of faults, for each history.") var seconds = 12.0
     @Option(help: "Clients that read and write.") var workers = 6
     @Option(help: "Faults, separated by commas; without it all that this machine can do.") var faults: String?
-    @Option(help: "A deliberate fault of the server itself: lyingSyncs or oldDisk. This program must find it.", transform: { text in
+    @Option(help: "What members keep their files on: ext4, or lossy, which keeps any part of what was not synced; without it in turns.", transform: { text in
+        guard let disk = DiskKind(rawValue: text) else { throw ValidationError("'\(text)' is none of \(DiskKind.allCases.map(\.rawValue))") }
+        return disk
+    }) var disk: DiskKind?
+    @Option(help: "A deliberate fault of the server or of its disk: lyingSyncs, lyingDisk or oldDisk. This program must find it.", transform: { text in
         guard let plant = Plant(rawValue: text) else { throw ValidationError("'\(text)' is none of \(Plant.allCases.map(\.rawValue))") }
         return plant
     }) var plant: Plant?
@@ -31,7 +35,7 @@ struct CofferTorture: AsyncParsableCommand {
     func run() async throws {
         var options = Torture.Options()
         (options.server, options.members, options.seconds, options.workers) = (server, members, seconds, workers)
-        options.plant = plant
+        (options.plant, options.disk) = (plant, disk)
         let beside = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent().appendingPathComponent("cofferd").path
         options.program = URL(fileURLWithPath: program ?? (server == .etcd ? Subprocess.find("etcd") ?? "etcd" : beside)).path
         if let faults {
@@ -45,6 +49,8 @@ struct CofferTorture: AsyncParsableCommand {
         let folder = try TemporaryFolder("torture-machine"), machine = await Torture.Machine.look(in: folder.path)
         print("torture: \(server.rawValue) × \(members), \(histories) histories of \(seconds) s, seed \(seed)")
         for missing in machine.missing { print("  this machine cannot do \(missing.prefix(200))") }
+        let needed = plant == .lyingDisk ? .lossy : disk
+        if let needed, machine.disk(options) == nil { throw ValidationError("this machine cannot mount disks of the kind \(needed.rawValue)") }
         var reports: [Torture.Report] = [], failures = 0
         for number in 0..<histories {
             options.seed = seed &+ UInt64(number)
@@ -66,7 +72,8 @@ struct CofferTorture: AsyncParsableCommand {
 
     private static func line(_ report: Torture.Report) -> String {
         let faults = report.faults.sorted { $0.key.rawValue < $1.key.rawValue }.map { "\($0.key.rawValue) \($0.value)" }.joined(separator: ", ")
-        return "seed \(report.seed): \(report.operations) operations (\(report.unknown) of unknown outcome), \(report.revisions) revisions, \(report.told) changes told, "
+        let disk = report.disk.map { ", disks \($0.rawValue)" } ?? ""
+        return "seed \(report.seed)\(disk): \(report.operations) operations (\(report.unknown) of unknown outcome), \(report.revisions) revisions, \(report.told) changes told, "
             + "\(report.leases) leases; faults: \(faults) (\(report.mostFaults) at once); violations: \(report.violations.count)"
     }
     private static func summary(_ reports: [Torture.Report], _ failures: Int) -> String {

@@ -1,7 +1,12 @@
+import Basics
+import EtcdClient
+import EtcdProtocol
 import Faults
 import Foundation
+import Glibc
+import NIOCore
 import Testing
-import Torture
+@testable import Torture
 
 /// A sample; `make torture` runs as long as one likes.
 @Suite(.serialized) struct TortureTests {
@@ -33,6 +38,66 @@ import Torture
         #expect(report.mostFaults >= 3)
     }
 
+    @Test("daemons on disks that keep any part of what was not synced, or nothing, lose power, all at once, and forget nothing that they acknowledged",
+          .enabled(if: hasCofferd && LossyDiskTests.reason == nil, "needs cofferd and FUSE"), .timeLimit(.minutes(10)), arguments: [1, 3])
+    func lossyDisks(_ members: Int) async throws {
+        let report = try await report { options, _ in
+            (options.members, options.seconds, options.seed, options.disk) = (members, 20, 7, .lossy)
+            options.faults = [.kill, .powerCut, .blackout, .fullDisk, .losePackets]
+        }
+        expectSound(report)
+        #expect(report.disk == .lossy && report.faults[members == 1 ? .powerCut : .blackout, default: 0] > 0)
+    }
+
+    @Test("power that is lost again and again while daemons found their store costs them nothing that they acknowledge later",
+          .enabled(if: hasCofferd && LossyDiskTests.reason == nil, "needs cofferd and FUSE"), .timeLimit(.minutes(10)), arguments: [1, 3])
+    func founding(_ members: Int) async throws {
+        for seed in 1...UInt64(members == 1 ? 8 : 4) {
+            var equipment = Servers.Equipment(), generator = SeededGenerator(seed: seed)
+            equipment.disk = .lossy
+            let servers = try await Servers.make(.cofferd, program: Self.cofferd, count: members, seed: seed, equipment)
+            do { try await found(servers, &generator) } catch {
+                let logs = servers.present.map(servers.log).joined(separator: "\n==\n")
+                await servers.end()
+                throw FaultFailure("seed \(seed): \(error)\n\(logs)")
+            }
+            await servers.end()
+        }
+    }
+    private func found(_ servers: Servers, _ generator: inout SeededGenerator) async throws {
+        for _ in 0..<3 {
+            for number in servers.present { try servers.start(number) }
+            try await Task.sleep(for: .milliseconds(Int.random(in: 0...800, using: &generator)))
+            try await cutPower(servers, &generator)
+        }
+        try await serve(servers)
+        let client = try await servers.client(0, timeout: .seconds(10))
+        let revision = try await client.put(Array("k".utf8), Array("v".utf8)).header?.revision
+        await client.close()
+        try await cutPower(servers, &generator)
+        try await serve(servers)
+        let again = try await servers.client(0, timeout: .seconds(10)), found = try await again.range(.init(key: Array("k".utf8)))
+        await again.close()
+        #expect(found.kvs.map(\.modRevision) == [revision ?? 0])
+    }
+    private func cutPower(_ servers: Servers, _ generator: inout SeededGenerator) async throws {
+        for number in servers.present { servers.process(number)?.signal(SIGKILL) }
+        for number in servers.present { try servers.members[number].disk?.losePower(seed: generator.next()) }
+        for number in servers.present {
+            try await servers.process(number)?.end()
+            try await servers.members[number].disk?.powerUp()
+        }
+    }
+    private func serve(_ servers: Servers) async throws {
+        for number in servers.present { try servers.start(number) }
+        for number in servers.present {
+            try await eventually("member \(number) serves", withinSeconds: 60) {
+                if servers.process(number)?.isRunning != true { throw FaultFailure("member \(number) ended") }
+                return await servers.serves(number)
+            }
+        }
+    }
+
     @Test("the same clients and checks find nothing wrong with three of Debian's etcd",
           .enabled(if: Subprocess.find("etcd") != nil, "etcd is not installed"), .timeLimit(.minutes(5)))
     func threeOfEtcd() async throws {
@@ -43,7 +108,7 @@ import Torture
     }
 
     /// The control: a run that passes everything would pass these too.
-    @Test("a daemon that goes on with an old disk, and one that acknowledges before it has synced, are found out",
+    @Test("a daemon that goes on with an old disk, one that acknowledges before it has synced, and one whose disk lies, are found out",
           .enabled(if: hasCofferd, "needs cofferd"), .timeLimit(.minutes(5)), arguments: Plant.allCases)
     func planted(_ plant: Plant) async throws {
         var canPlant = true
@@ -52,7 +117,11 @@ import Torture
             found = try await report { options, machine in
                 (options.plant, options.seconds) = (plant, 10)
                 options.faults = plant == .oldDisk ? [.kill] : [.powerCut]
-                canPlant = plant == .oldDisk || machine.losesPower && machine.shim != nil
+                canPlant = switch plant {
+                case .oldDisk: true
+                case .lyingSyncs: machine.can(.powerCut, options) && machine.shim != nil
+                case .lyingDisk: machine.can(.powerCut, options)
+                }
             }.violations.joined(separator: "\n")
         } catch { found = "\(error)" } // a store that lost too much may say so itself, and not serve
         guard canPlant else { return print("skipped: this machine cannot cut the power of a file system") }
