@@ -109,7 +109,7 @@ package final class AuditLog: Sendable {
         self.writer = writer
         do throws(AuditError) {
             guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else { throw errno == EWOULDBLOCK ? .inUse : .failed("flock", errno: errno) }
-            try endTornLine()
+            try endTornLine(path)
         } catch {
             Glibc.close(descriptor)
             throw error
@@ -273,8 +273,17 @@ package final class AuditLog: Sendable {
         _ = clinux_reserve(descriptor, Int64(end), Int64(Self.reservedBytes))
     }
 
+    /// Of a new file: what is synced is on the disk only if the folder names it there.
+    private static func keepName(_ path: String) throws(AuditError) {
+        let folder = path.lastIndex(of: "/").map { String(path[...$0]) } ?? "."
+        let descriptor = unsafe open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw .failed("open of the folder", errno: errno) }
+        defer { Glibc.close(descriptor) }
+        guard fsync(descriptor) == 0 else { throw .failed("fsync of the folder", errno: errno) }
+    }
+
     /// A line that a crash cut short keeps a line of its own.
-    private func endTornLine() throws(AuditError) {
+    private func endTornLine(_ path: String) throws(AuditError) {
         let size = lseek(descriptor, 0, SEEK_END)
         guard size >= 0 else { throw .failed("lseek", errno: errno) }
         end.store(size, ordering: .relaxed)
@@ -282,7 +291,7 @@ package final class AuditLog: Sendable {
             var last: UInt8 = 0
             guard unsafe pread(descriptor, &last, 1, size - 1) == 1 else { throw .failed("pread", errno: errno) }
             if last != UInt8(ascii: "\n") { try write([UInt8(ascii: "\n")]) }
-        }
+        } else { try Self.keepName(path) }
         reserve()
     }
 }

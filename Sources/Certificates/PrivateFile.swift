@@ -48,10 +48,15 @@ package enum PrivateFile {
         return (contents, status.st_mode & 0o7777)
     }
 
-    /// Makes the directory (not its parents) for its owner alone, unless it is there.
+    /// Makes the directory (not its parents) for its owner alone, unless it is there. Its name is durable then.
     package static func makeDirectory(_ path: String) throws(CertificateFailure) {
-        guard mkdir(path, 0o700) != 0, errno != EEXIST else { return }
-        throw failure(path)
+        let isNew = mkdir(path, 0o700) == 0
+        guard isNew || errno == EEXIST else { throw failure(path) }
+        var trimmed = path[...]
+        while trimmed.count > 1, trimmed.hasSuffix("/") { trimmed.removeLast() }
+        let directory = parent(of: String(trimmed))
+        // One that is there may be of a start that was cut short. Where we may not look, another made it, and saw to its name.
+        if isNew || access(directory, R_OK) == 0 { try sync(directory: directory) }
     }
 
     private static func fill(_ descriptor: Int32, with contents: Bytes, path: String) throws(CertificateFailure) {

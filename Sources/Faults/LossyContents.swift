@@ -35,7 +35,7 @@ package struct LossyContents {
                 let piece = UnsafeMutableRawBufferPointer(rebasing: target[done..<done + length])
                 if block < blocks.count, !blocks[block].isEmpty {
                     blocks[block].withUnsafeBytes { piece.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[start..<start + length])) }
-                } else { piece.initializeMemory(as: UInt8.self, repeating: 0) }
+                } else { memset(piece.baseAddress!, 0, length) }
             }
         }
         mutating func write(_ source: UnsafeRawBufferPointer, at offset: Int) {
@@ -83,12 +83,20 @@ package struct LossyContents {
     package func read(_ offset: Int, _ count: Int, appendingTo target: inout [UInt8]) {
         let count = max(0, min(count, size - offset)), start = target.count
         guard count > 0 else { return }
-        target.append(contentsOf: repeatElement(0, count: count))
-        target.withUnsafeMutableBytes { now.read(offset, into: UnsafeMutableRawBufferPointer(rebasing: $0[start...])) }
+        target = [UInt8](unsafeUninitializedCapacity: start + count) { buffer, filled in
+            let bytes = UnsafeMutableRawBufferPointer(buffer)
+            target.withUnsafeBytes { bytes.copyMemory(from: $0) }
+            now.read(offset, into: UnsafeMutableRawBufferPointer(rebasing: bytes[start..<start + count]))
+            filled = start + count
+        }
     }
     package mutating func write(_ bytes: UnsafeRawBufferPointer, at offset: Int) {
         now.write(bytes, at: offset)
-        changes.append(.write(Array(bytes), at: offset))
+        let copy = [UInt8](unsafeUninitializedCapacity: bytes.count) { buffer, filled in
+            UnsafeMutableRawBufferPointer(buffer).copyMemory(from: bytes)
+            filled = bytes.count
+        }
+        changes.append(.write(copy, at: offset))
     }
     package mutating func resize(_ size: Int) {
         guard size != now.size else { return }

@@ -5,7 +5,7 @@ import Synchronization
 
 /// The few operations the log needs of a file system; a seam for faults. Paths are absolute or relative to the process.
 package protocol FileSystem: Sendable {
-    /// Succeeds when it exists.
+    /// Succeeds when it exists. Its name is durable when this returns.
     func makeDirectory(_ path: String) throws(StorageFailure)
     func names(in directory: String) throws(StorageFailure) -> [String]
     func open(_ path: String, creating: Bool) throws(StorageFailure) -> any StoredFile
@@ -40,7 +40,14 @@ package struct PosixFileSystem: FileSystem {
     package init() {}
 
     package func makeDirectory(_ path: String) throws(StorageFailure) {
-        guard unsafe mkdir(path, 0o700) == 0 || errno == EEXIST else { throw .posix("mkdir") }
+        let isNew = unsafe mkdir(path, 0o700) == 0
+        guard isNew || errno == EEXIST else { throw .posix("mkdir") }
+        var parent = path[...]
+        while parent.hasSuffix("/") { parent.removeLast() }
+        parent = parent.lastIndex(of: "/").map { parent[...$0] } ?? "."
+        // One that is there may be of a start that was cut short. Where we may not look, another made it, and saw to its name.
+        if !isNew, unsafe access(String(parent), R_OK) != 0 { return }
+        try synchronizeDirectory(String(parent))
     }
     package func names(in directory: String) throws(StorageFailure) -> [String] {
         guard let stream = unsafe opendir(directory) else { throw .posix("opendir") }

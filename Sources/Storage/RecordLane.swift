@@ -79,6 +79,7 @@ package final class RecordLane: Sendable {
         let lock = try fileSystem.lock(directory + "/lock")
         do throws(StorageFailure) {
             let database = try Database(directory: directory, mapBytes: options.mapBytes)
+            try fileSystem.synchronizeDirectory(directory) // LMDB syncs what it writes, and not the name of its file
             let codecs = CodecPool(fileKey: fileKey, keyring: keyring, member: member)
             let records = try RecordThread(database, codecs.take())
             return try RecordLane(database, codecs, records, lock, options)
