@@ -39,7 +39,7 @@ package final class LossyDisk: Disk {
         content = Mutex(Content(tree: LossyTree(user: getuid(), group: getgid(), at: Self.now), room: room))
     }
 
-    /// Syncs say that they have been, and do nothing.
+    /// From now on syncs say that they have been, and do nothing: without power everything is as it is on the disk now, in one piece.
     package func lie() { content.withLock { $0.syncsLie = true } }
 
     package func fill(leaving kilobytes: Int) { content.withLock { $0.room = $0.tree.room + kilobytes << 10 } }
@@ -51,7 +51,7 @@ package final class LossyDisk: Disk {
         content.withLock { content in
             guard content.hasPower else { return }
             content.hasPower = false
-            content.tree.losePower(keeping: share, using: &generator)
+            content.tree.losePower(keeping: content.syncsLie ? 0 : share, using: &generator)
         }
     }
     package func powerUp() async throws { // (4)
