@@ -18,7 +18,7 @@ package struct APIClient: Sendable {
         package var items: [Resource]
         package var resourceVersion: String
     }
-    package enum Change: Sendable { case added, modified, deleted }
+    package enum Change: String, Sendable { case added, modified, deleted }
     package struct WatchEvent: Sendable {
         package var change: Change
         package var object: JSONValue
@@ -164,14 +164,20 @@ package struct APIClient: Sendable {
         return try SecretTrailAnswer(try await transport.send(APIRequest(.get, path)))
     }
 
+    /// What is no resource: discovery, schemas.
+    package func document(_ path: String) async throws -> JSONValue { try await transport.send(APIRequest(.get, path)) }
     package func serverVersion() async throws -> JSONValue { try await transport.send(APIRequest(.get, "/version")) }
     package func vaultStatus() async throws -> JSONValue { try await transport.send(APIRequest(.get, "/apis/coffer.dev/v1/vault/status")) }
     package func rotations() async throws -> [JSONValue] {
         try await transport.send(APIRequest(.get, "/apis/coffer.dev/v1/operator/rotations"))["items"]?.arrayValue ?? []
     }
-    package func rotate(namespace: String, level: String) async throws -> JSONValue {
+    /// Of a namespace, or of what belongs to none: `cluster`, `plain`.
+    package func rotate(namespace: String? = nil, domain: String? = nil, level: String) async throws -> JSONValue {
         var request = APIRequest(.post, "/apis/coffer.dev/v1/operator/rotate")
-        request.body = ["namespace": .string(namespace), "level": .string(level)]
+        var body: JSONValue = ["level": .string(level)]
+        body["namespace"] = namespace.map { .string($0) }
+        body["domain"] = domain.map { .string($0) }
+        request.body = body
         return try await transport.send(request)
     }
 

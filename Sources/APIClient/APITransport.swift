@@ -37,6 +37,8 @@ package struct APIRequest: Sendable, Equatable {
 
 /// Carries requests. Throws `Status` for what the server refuses, `ConnectionFailure` when it cannot be reached.
 package protocol APITransport: Sendable {
+    /// Where they go: `https://host:port`.
+    var server: String { get }
     func send(_ request: APIRequest) async throws -> JSONValue
     /// An answer of one JSON document per line, without an end of its own.
     func open(_ request: APIRequest) async throws -> DocumentStream

@@ -14,7 +14,7 @@ package final class HTTPTransport: APITransport {
     private static let requestSeconds: Int64 = 120
 
     private let client: HTTPClient
-    private let server: String
+    package let server: String
 
     package init(_ configuration: ClientConfiguration) throws {
         var tls = TLSConfiguration.makeClientConfiguration()

@@ -47,17 +47,26 @@ extension Endpoints {
     private func rotate(_ call: Call) async throws -> Response {
         try authorize(call, "create", "operator", name: "rotate")
         let document = try body(call, try await RequestDocument(call.request))
-        guard let namespace = document["namespace"]?.stringValue, Names.errors(dns1123Label: namespace).isEmpty else {
-            throw Status.badRequest("namespace: a namespace's name is expected")
-        }
+        let scope = try Self.scope(document)
         guard let level = document["level"]?.stringValue.flatMap(RotationLevel.init) else {
             throw Status.badRequest("level: supported values: \(RotationLevel.allCases.map(\.rawValue).joined(separator: ", "))")
         }
-        guard let key = ObjectKey(.namespaces, namespace: "", name: namespace), try await store.find(key) != nil else {
-            throw Status.notFound(.namespaces, namespace)
+        if case .namespace(let name) = scope {
+            guard let key = ObjectKey(.namespaces, namespace: "", name: name), try await store.find(key) != nil else { throw Status.notFound(.namespaces, name) }
         }
         try await call.auditChange()
-        return Answer.json(try await operations.rotate(namespace: namespace, level: level).json, code: 202)
+        return Answer.json(try await operations.rotate(scope, level: level).json, code: 202)
+    }
+
+    private static func scope(_ document: JSONValue) throws(Status) -> RotationScope {
+        switch (document["namespace"]?.stringValue, document["domain"]?.stringValue) {
+        case (let name?, nil) where Names.errors(dns1123Label: name).isEmpty: return .namespace(name)
+        case (.some, nil): throw .badRequest("namespace: a namespace's name is expected")
+        case (nil, "cluster"): return .cluster
+        case (nil, "plain"): return .plain
+        case (nil, .some): throw .badRequest("domain: supported values: cluster, plain")
+        default: throw .badRequest("exactly one of namespace and domain must be given")
+        }
     }
 
     // MARK: Nodes

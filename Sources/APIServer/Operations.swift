@@ -8,10 +8,28 @@ package enum RotationLevel: String, Sendable, CaseIterable {
     case keyEncryptionKey = "kek"
 }
 
+/// Whose keys are replaced: what shares data keys.
+package enum RotationScope: Sendable, Equatable {
+    case namespace(String)
+    /// Objects outside any namespace.
+    case cluster
+    /// Keys of the etcd port.
+    case plain
+    /// As the vault's status names it.
+    package var domain: String {
+        switch self {
+        case .namespace(let name): "namespace/\(name)"
+        case .cluster: "cluster"
+        case .plain: "plain"
+        }
+    }
+}
+
 /// How far a rotation has come.
 package struct RotationProgress: Sendable, Equatable {
     package enum State: String, Sendable { case running = "Running", complete = "Complete", failed = "Failed" }
-    package var namespace: String
+    /// `namespace/prod`, `cluster`, `plain`.
+    package var domain: String
     package var level: RotationLevel
     package var state: State
     /// The generation or version that is new.
@@ -20,13 +38,13 @@ package struct RotationProgress: Sendable, Equatable {
     package var done: Int64
     package var remaining: Int64
     package var message: String
-    package init(namespace: String, level: RotationLevel, state: State, generation: Int64, done: Int64, remaining: Int64, message: String = "") {
-        self.namespace = namespace; self.level = level; self.state = state; self.generation = generation
+    package init(domain: String, level: RotationLevel, state: State, generation: Int64, done: Int64, remaining: Int64, message: String = "") {
+        self.domain = domain; self.level = level; self.state = state; self.generation = generation
         self.done = done; self.remaining = remaining; self.message = message
     }
     var json: JSONValue {
         [
-            "namespace": .string(namespace), "level": .string(level.rawValue), "state": .string(state.rawValue), "generation": .integer(generation),
+            "domain": .string(domain), "level": .string(level.rawValue), "state": .string(state.rawValue), "generation": .integer(generation),
             "done": .integer(done), "remaining": .integer(remaining), "message": .string(message),
         ]
     }
@@ -76,7 +94,7 @@ package struct VaultStatus: Sendable, Equatable {
 
 /// What an operator asks of the key management. A `Status` that is thrown is answered as it is.
 package protocol Operations: Sendable {
-    func rotate(namespace: String, level: RotationLevel) async throws -> RotationProgress
+    func rotate(_ scope: RotationScope, level: RotationLevel) async throws -> RotationProgress
     func rotations() async throws -> [RotationProgress]
     func vaultStatus() async throws -> VaultStatus
 }

@@ -11,10 +11,12 @@ package struct Apply: AsyncParsableCommand, Verb {
     @OptionGroup var manifests: ManifestOptions
     @OptionGroup var dryRun: DryRunOptions
     @OptionGroup var format: OutputOptions
+    @Flag(name: .customLong("server-side"), help: .hidden) var isServerSide = false
     @OptionGroup package var global: GlobalOptions
     package init() {}
 
     package func run(in invocation: Invocation) async throws {
+        guard !isServerSide else { throw CommandError("--server-side: the server keeps no field managers; apply without it") }
         guard !manifests.files.isEmpty else { throw CommandError("must specify -f") }
         let resources = try Inputs(invocation: invocation).resources(manifests)
         let printer = try Printer(format, invocation)
@@ -42,9 +44,7 @@ package struct Apply: AsyncParsableCommand, Verb {
                         + "which is required by apply. It will be patched automatically."
                 )
             }
-            let patch = ThreeWayPatch.strategic(
-                original: LastApplied.folded(LastApplied.original(of: current), wanted.type), modified: LastApplied.folded(modified.json, wanted.type),
-                current: current.json, schema: wanted.type.schema)
+            let patch = Self.patch(of: current, to: modified)
             if patch == [:] { return printer.report(current, "unchanged", dryRun: dryRun.dryRun) }
             if dryRun.dryRun == .client {
                 let merged = (try? Patch.strategic(patch).applied(to: current)) ?? current
@@ -59,6 +59,13 @@ package struct Apply: AsyncParsableCommand, Verb {
                 continue  // someone changed it meanwhile: look again
             }
         }
+    }
+
+    /// What makes of `current` what the manifest says; `modified` is the manifest with its own note.
+    static func patch(of current: Resource, to modified: Resource) -> JSONValue {
+        ThreeWayPatch.strategic(
+            original: LastApplied.folded(LastApplied.original(of: current), current.type), modified: LastApplied.folded(modified.json, current.type),
+            current: current.json, schema: current.type.schema)
     }
 }
 

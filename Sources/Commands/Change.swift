@@ -30,6 +30,8 @@ package struct Annotate: AsyncParsableCommand, Verb {
 package struct MapChangeOptions: ParsableArguments, Sendable {
     @Flag(help: "Change what is already set.") var overwrite = false
     @Flag(help: "All of the type in the namespace.") var all = false
+    @Flag(name: [.customShort("A"), .long], help: "In all namespaces, with -l or --all.") var allNamespaces = false
+    @OptionGroup var manifests: ManifestOptions
     @OptionGroup var selector: SelectorOptions
     @OptionGroup var dryRun: DryRunOptions
     @OptionGroup var format: OutputOptions
@@ -48,19 +50,12 @@ struct MapChange {
         guard let split else { throw CommandError("at least one \(member == "labels" ? "label" : "annotation") update is required") }
         let changes = try words[split...].map(parse)
         let (client, contextNamespace) = try invocation.connect(global)
-        let namespace = global.namespace ?? contextNamespace, printer = try Printer(options.format, invocation)
-        var targets: [(type: ResourceType, name: String)] = []
-        for target in try ResourceArguments(Array(words[..<split])).targets {
-            if let name = target.name { targets.append((target.type, name)); continue }
-            guard options.all || !options.selector.labels.isEmpty else {
-                throw CommandError("one or more resources must be specified as <resource> <name> or <resource>/<name>")
-            }
-            let listed = try await client.list(target.type, namespace: namespace, .init(labels: options.selector.labels, fields: options.selector.fields))
-            targets += listed.items.map { (target.type, $0.name) }
-        }
-        try await invocation.forEach(targets) { target in
-            try await change(target.type, target.name, changes, client, namespace, options, printer)
-        }
+        let printer = try Printer(options.format, invocation)
+        let targets = try await TargetArguments(
+            Array(words[..<split]), options.manifests, options.selector, all: options.all, allNamespaces: options.allNamespaces, global: global,
+            contextNamespace: contextNamespace
+        ).found(client, invocation)
+        try await invocation.forEach(targets) { target in try await change(target, changes, client, options, printer) }
     }
 
     private func parse(_ word: String) throws -> (key: String, value: String?) {
@@ -70,10 +65,9 @@ struct MapChange {
     }
 
     private func change(
-        _ type: ResourceType, _ name: String, _ changes: [(key: String, value: String?)], _ client: APIClient, _ namespace: String, _ options: MapChangeOptions,
-        _ printer: Printer
+        _ target: TargetArguments.Target, _ changes: [(key: String, value: String?)], _ client: APIClient, _ options: MapChangeOptions, _ printer: Printer
     ) async throws {
-        let current = try await client.get(type, namespace: namespace, name: name)
+        let current = try await client.get(target.type, namespace: target.namespace, name: target.name)
         var patch = JSONObject()
         for change in changes {
             let present = current["metadata", member, change.key]
@@ -92,7 +86,8 @@ struct MapChange {
         let result =
             options.dryRun.dryRun == .client
             ? try Patch.merge(body).applied(to: current)
-            : try await client.patch(type, namespace: namespace, name: name, body, as: .merge, dryRun: options.dryRun.dryRun == .server)
+            : try await client.patch(
+                target.type, namespace: target.namespace, name: target.name, body, as: .merge, dryRun: options.dryRun.dryRun == .server)
         printer.report(result, outcome, dryRun: options.dryRun.dryRun)
     }
 }
@@ -104,6 +99,7 @@ package struct PatchVerb: AsyncParsableCommand, Verb {
     @Option(name: .long, help: "A file that holds the patch; - is standard input.") var patchFile: String?
     @Option(help: "json, merge or strategic.") var type: PatchType = .strategic
     @Option(help: "The part it is for: status.") var subresource = ""
+    @OptionGroup var manifests: ManifestOptions
     @OptionGroup var dryRun: DryRunOptions
     @OptionGroup var format: OutputOptions
     @OptionGroup package var global: GlobalOptions
@@ -131,15 +127,17 @@ package struct PatchVerb: AsyncParsableCommand, Verb {
         }
         let body = try document(bytes)
         let (client, contextNamespace) = try invocation.connect(global)
-        let namespace = global.namespace ?? contextNamespace, printer = try Printer(format, invocation)
-        try await invocation.forEach(try ResourceArguments(resources).targets) { target in
-            guard let name = target.name else { throw CommandError("resource(s) were provided, but no name was specified") }
-            let current = try await client.get(target.type, namespace: namespace, name: name)
+        let printer = try Printer(format, invocation)
+        let targets = try await TargetArguments(
+            resources, manifests, nil, global: global, contextNamespace: contextNamespace
+        ).found(client, invocation)
+        try await invocation.forEach(targets) { target in
+            let current = try await client.get(target.type, namespace: target.namespace, name: target.name)
             let result =
                 dryRun.dryRun == .client
                 ? try self.applied(bytes, body, to: current)
                 : try await client.patch(
-                    target.type, namespace: namespace, name: name, body, as: type.contentType, subresource: subresource, dryRun: dryRun.dryRun == .server)
+                    target.type, namespace: target.namespace, name: target.name, body, as: type.contentType, subresource: subresource, dryRun: dryRun.dryRun == .server)
             printer.report(result, result == current ? "patched (no change)" : "patched", dryRun: dryRun.dryRun)
         }
     }

@@ -15,13 +15,13 @@ package struct CofferCommand: AsyncParsableCommand {
             CommandGroup(
                 name: "Resources",
                 subcommands: [
-                    Get.self, Describe.self, Create.self, Apply.self, Replace.self, PatchVerb.self, Edit.self, Delete.self, Label.self, Annotate.self,
-                    Rollout.self, Trace.self,
+                    Get.self, Describe.self, Create.self, Apply.self, Diff.self, Replace.self, PatchVerb.self, Edit.self, Delete.self, Label.self, Annotate.self,
+                    WaitVerb.self, Rollout.self, Trace.self,
                 ]),
             CommandGroup(name: "Nodes", subcommands: [Cordon.self, Uncordon.self, Drain.self]),
             CommandGroup(name: "Keys", subcommands: [Operator.self, Vault.self]),
             CommandGroup(name: "Cluster", subcommands: [Members.self, EndpointVerb.self, MoveLeader.self, CertificatesVerb.self]),
-            CommandGroup(name: "Other", subcommands: [APIResources.self, Auth.self, Version.self, Config.self, Completion.self]),
+            CommandGroup(name: "Other", subcommands: [APIResources.self, APIVersions.self, Explain.self, Auth.self, ClusterInfo.self, Version.self, Config.self, Completion.self]),
         ])
     package init() {}
 
@@ -38,6 +38,8 @@ package struct CofferCommand: AsyncParsableCommand {
             return 0
         } catch is AlreadyReported {
             return 1
+        } catch let end as ExitWith {
+            return end.code
         } catch {
             return report(error, invocation)
         }

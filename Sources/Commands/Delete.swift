@@ -16,21 +16,22 @@ package struct Delete: AsyncParsableCommand, Verb {
     @Flag(help: "Say nothing of resources that are not there.") var ignoreNotFound = false
     @Flag(inversion: .prefixedNo, help: "Wait until they are gone.") var wait = true
     @Option(help: "Seconds to wait, with a unit or without (30, 30s, 2m); 0 is without end.") var timeout = "0"
+    @Option(help: .hidden) var cascade: String?
     @Option(name: [.customShort("o", allowingJoined: true), .long], help: "name: print only names.") var output: String?
     @OptionGroup package var global: GlobalOptions
     package init() {}
-
-    private struct Target { var type: ResourceType, namespace: String, name: String }
 
     package func run(in invocation: Invocation) async throws {
         if now && gracePeriod >= 0 { throw CommandError("--now and --grace-period cannot be specified together") }
         let graceSeconds: Int64? = now ? 1 : force && gracePeriod < 0 ? 0 : gracePeriod < 0 ? nil : gracePeriod
         let deadline = try WaitTime.seconds(timeout)
         let (client, contextNamespace) = try invocation.connect(global)
-        let targets = try await self.targets(client, global.namespace ?? contextNamespace, contextNamespace, invocation)
+        let targets = try await TargetArguments(
+            resources, manifests, selector, all: all, allNamespaces: allNamespaces, global: global, contextNamespace: contextNamespace
+        ).found(client, invocation)
         if targets.isEmpty { return invocation.note("No resources found") }
         if force { invocation.note("Warning: Immediate deletion does not wait for confirmation that the running resource has been terminated.") }
-        var waiting: [(target: Target, uid: String)] = []
+        var waiting: [(target: TargetArguments.Target, uid: String)] = []
         var failed = false
         do {
             try await invocation.forEach(targets) { target in
@@ -55,36 +56,7 @@ package struct Delete: AsyncParsableCommand, Verb {
         if failed { throw AlreadyReported() }
     }
 
-    private func targets(_ client: APIClient, _ namespace: String, _ contextNamespace: String, _ invocation: Invocation) async throws -> [Target] {
-        guard manifests.files.isEmpty else {
-            return try Inputs(invocation: invocation).resources(manifests).map { resource in
-                let placed = try invocation.place(resource, global: global, default: contextNamespace)
-                return Target(type: placed.type, namespace: placed.namespace, name: placed.name)
-            }
-        }
-        var found: [Target] = []
-        for target in try ResourceArguments(resources).targets {
-            if let name = target.name {
-                guard !all, selector.labels.isEmpty else { throw CommandError("name cannot be provided when a selector is specified") }
-                found.append(Target(type: target.type, namespace: namespace, name: name))
-            } else {
-                guard all || !selector.labels.isEmpty || !selector.fields.isEmpty else {
-                    throw CommandError("resource(s) were provided, but no name was specified")
-                }
-                // Of a table the server sends names only.
-                let table = try await client.table(
-                    target.type, namespace: allNamespaces ? nil : namespace, .init(labels: selector.labels, fields: selector.fields)
-                ).table
-                for row in table["rows"]?.arrayValue ?? [] {
-                    guard let metadata = row.at("object", "metadata"), let name = metadata["name"]?.stringValue else { continue }
-                    found.append(Target(type: target.type, namespace: metadata["namespace"]?.stringValue ?? namespace, name: name))
-                }
-            }
-        }
-        return found
-    }
-
-    private func waitUntilGone(_ target: Target, uid: String, _ client: APIClient, _ deadlineSeconds: Int64) async throws {
+    private func waitUntilGone(_ target: TargetArguments.Target, uid: String, _ client: APIClient, _ deadlineSeconds: Int64) async throws {
         let clock = ContinuousClock(), start = clock.now
         var pauseMilliseconds: Int64 = 20
         while let left = try await client.find(target.type, namespace: target.namespace, name: target.name), uid.isEmpty || left.uid == uid {

@@ -14,16 +14,19 @@ package struct Edit: AsyncParsableCommand, Verb {
             ($XDG_RUNTIME_DIR or /dev/shm), is readable by its owner only, and is overwritten afterwards.
             """)
     @Argument(help: "TYPE NAME or TYPE/NAME.", completion: .resourceTypes) var resources: [String] = []
+    @OptionGroup var manifests: ManifestOptions
     @OptionGroup var format: OutputOptions
     @OptionGroup package var global: GlobalOptions
     package init() {}
 
     package func run(in invocation: Invocation) async throws {
         let (client, contextNamespace) = try invocation.connect(global)
-        let namespace = global.namespace ?? contextNamespace, printer = try Printer(format, invocation)
-        try await invocation.forEach(try ResourceArguments(resources).targets) { target in
-            guard let name = target.name else { throw CommandError("resource(s) were provided, but no name was specified") }
-            try await edit(try await client.get(target.type, namespace: namespace, name: name), client, printer, invocation)
+        let printer = try Printer(format, invocation)
+        let targets = try await TargetArguments(
+            resources, manifests, nil, global: global, contextNamespace: contextNamespace
+        ).found(client, invocation)
+        try await invocation.forEach(targets) { target in
+            try await edit(try await client.get(target.type, namespace: target.namespace, name: target.name), client, printer, invocation)
         }
     }
 

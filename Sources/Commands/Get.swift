@@ -26,6 +26,10 @@ package struct Get: AsyncParsableCommand, Verb {
     @Flag(name: .long, help: "Wait for changes without listing first.") var watchOnly = false
     @Flag(name: .long, help: "Print no headings.") var noHeaders = false
     @Flag(name: .long, help: "Show labels as the last column.") var showLabels = false
+    @Option(name: [.customShort("L", allowingJoined: true), .customLong("label-columns")], help: "Labels to show, each in a column; joined by commas.")
+    var labelColumns: [String] = []
+    @Flag(name: .long, help: "Show the kind with each name.") var showKind = false
+    @Flag(name: .long, help: "With --watch, show what happened: ADDED, MODIFIED or DELETED.") var outputWatchEvents = false
     @Flag(name: .long, help: "Say nothing of resources that are not there.") var ignoreNotFound = false
     @Option(name: .long, help: "Sort by a path, such as .metadata.creationTimestamp.") var sortBy: String?
     @OptionGroup package var global: GlobalOptions
@@ -55,6 +59,7 @@ package struct Get: AsyncParsableCommand, Verb {
         }
     }
 
+    var shownLabels: [String] { labelColumns.flatMap { $0.split(separator: ",").map(String.init) } }
     var isWide: Bool { format.output == "wide" }
     func selection(_ target: ResourceArguments.Target) -> APIClient.Selection { APIClient.Selection(labels: selector.labels, fields: selector.fields) }
 
@@ -79,7 +84,7 @@ package struct Get: AsyncParsableCommand, Verb {
             if let sortBy { rows = try sorted(rows, by: JSONPath(relaxed: sortBy)) { $0["object"] ?? .null } }
             var text = TableText(
                 showsHeadings: !noHeaders, isWide: isWide, showsNamespace: allNamespaces && type.isNamespaced, showsLabels: showLabels,
-                kindPrefix: types.count > 1 ? type.singular : nil)
+                labelColumns: shownLabels, kindPrefix: types.count > 1 || showKind ? type.singular : nil)
             if shown > 0 { invocation.print("") }
             invocation.output(Bytes(text.render(["columnDefinitions": columns, "rows": .array(rows)]).utf8))
             shown += 1
@@ -152,34 +157,40 @@ private struct Follow {
         if let name = target.name { selection.fields = [selection.fields, "metadata.name=\(name)"].filter { !$0.isEmpty }.joined(separator: ",") }
         let space = get.allNamespaces ? nil : namespace
         var text = TableText(
-            showsHeadings: !get.noHeaders, isWide: get.isWide, showsNamespace: get.allNamespaces && target.type.isNamespaced, showsLabels: get.showLabels)
+            showsHeadings: !get.noHeaders, isWide: get.isWide, showsNamespace: get.allNamespaces && target.type.isNamespaced, showsLabels: get.showLabels,
+            labelColumns: get.shownLabels, kindPrefix: get.showKind ? target.type.singular : nil)
         if let name = target.name, !get.watchOnly { _ = try await client.get(target.type, namespace: namespace, name: name) }
         var version: String
         if isTable {
             let listed = try await client.table(target.type, namespace: space, selection)
             version = listed.resourceVersion
-            if !get.watchOnly, !(listed.table["rows"]?.arrayValue ?? []).isEmpty { invocation.output(Bytes(text.render(listed.table).utf8)) }
+            if !get.watchOnly, !(listed.table["rows"]?.arrayValue ?? []).isEmpty { show(listed.table, &text, "ADDED") }
         } else {
             let listed = try await client.list(target.type, namespace: space, selection)
             version = listed.resourceVersion
-            if !get.watchOnly { for item in listed.items { show(item) } }
+            if !get.watchOnly { for item in listed.items { show(item, "ADDED") } }
         }
         while !Task.isCancelled {
             let stream = try await client.watch(target.type, namespace: space, selection, after: version, asTable: isTable)
             while let event = try await stream.next() {
-                if isTable {
-                    invocation.output(Bytes(text.render(event.object).utf8))
-                } else if let tree = event.object.objectValue {
-                    show(Resource(target.type, tree: tree))
-                }
+                let word = event.change.rawValue.uppercased()
+                if isTable { show(event.object, &text, word) } else if let tree = event.object.objectValue { show(Resource(target.type, tree: tree), word) }
             }
             if stream.resourceVersion == version { return }
             version = stream.resourceVersion
         }
     }
 
-    private func show(_ resource: Resource) {
+    private func show(_ table: JSONValue, _ text: inout TableText, _ event: String) {
+        invocation.output(Bytes(text.render(table, event: get.outputWatchEvents ? event : nil).utf8))
+    }
+    private func show(_ resource: Resource, _ event: String) {
         if case .yaml = printer.format { invocation.print("---") }
-        printer.print([resource])
+        guard get.outputWatchEvents else { return printer.print([resource]) }
+        switch printer.format {
+        case .name: invocation.print("\(event)   \(resource.reference)")
+        case .json, .yaml: printer.print(["type": .string(event), "object": resource.json])
+        default: printer.print([resource])
+        }
     }
 }

@@ -27,6 +27,29 @@ package struct APIResources: AsyncParsableCommand, Verb {
     }
 }
 
+package struct APIVersions: AsyncParsableCommand, Verb {
+    package static let configuration = CommandConfiguration(commandName: "api-versions", abstract: "Show the versions of the APIs that the server has.")
+    @OptionGroup package var global: GlobalOptions
+    package init() {}
+    package func run(in invocation: Invocation) async throws {
+        let client = try invocation.connect(global).client
+        let core = (try await client.document("/api")["versions"]?.arrayValue ?? []).compactMap(\.stringValue)
+        let groups = (try await client.document("/apis")["groups"]?.arrayValue ?? []).flatMap { $0["versions"]?.arrayValue ?? [] }
+        for version in (core + groups.compactMap { $0["groupVersion"]?.stringValue }).sorted() { invocation.print(TableText.printable(version)) }
+    }
+}
+
+package struct ClusterInfo: AsyncParsableCommand, Verb {
+    package static let configuration = CommandConfiguration(commandName: "cluster-info", abstract: "Show where the server is, and whether it answers.")
+    @OptionGroup package var global: GlobalOptions
+    package init() {}
+    package func run(in invocation: Invocation) async throws {
+        let client = try invocation.connect(global).client
+        _ = try await client.serverVersion()
+        invocation.print("Coffer's secrets API is running at \(TableText.printable(client.transport.server))")
+    }
+}
+
 package struct Version: AsyncParsableCommand, Verb {
     package static let configuration = CommandConfiguration(abstract: "Show the versions of client and server.")
     package static let client = "0.1.0"

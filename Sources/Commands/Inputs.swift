@@ -35,6 +35,10 @@ struct Inputs {
     }
 
     private func paths(_ path: String, recursive: Bool) throws -> [String] {
+        // A manifest of secrets comes from somebody who is known, not from wherever a name leads.
+        if ["http://", "https://"].contains(where: path.lowercased().hasPrefix) {
+            throw CommandError("\(path): manifests are not fetched from the network; download it, look at it, and pass the file")
+        }
         var isFolder: ObjCBool = false
         guard path != "-", FileManager.default.fileExists(atPath: path, isDirectory: &isFolder), isFolder.boolValue else { return [path] }
         let names = (recursive ? try FileManager.default.subpathsOfDirectory(atPath: path) : try FileManager.default.contentsOfDirectory(atPath: path)).sorted()

@@ -35,6 +35,9 @@ package struct CommandError: Error, Equatable, CustomStringConvertible {
 /// Some of several things failed; each was reported already.
 package struct AlreadyReported: Error { package init() {} }
 
+/// All is said; the code says the rest.
+package struct ExitWith: Error { package var code: Int32 }
+
 /// How a failure is shown, in `kubectl`'s words.
 package enum FailureText {
     package static func of(_ error: any Error) -> String {

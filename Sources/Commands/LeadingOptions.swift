@@ -1,8 +1,8 @@
 /// `kubectl` takes `--wait=false` and `--force=true`; the parser's flags take no value.
 enum BooleanFlags {
     private static let names: Set<String> = [
-        "all", "all-namespaces", "client", "force", "ignore-not-found", "list", "no-headers", "now", "overwrite", "quiet", "recursive", "reveal", "show-labels",
-        "show-managed-fields", "wait", "watch", "watch-only",
+        "all", "all-namespaces", "client", "force", "ignore-not-found", "list", "no-headers", "now", "output-watch-events", "overwrite", "quiet", "recursive", "reveal",
+        "show-kind", "show-labels", "show-managed-fields", "server-side", "wait", "watch", "watch-only",
     ]
 
     static func plain(_ arguments: [String]) -> [String] {
@@ -25,7 +25,7 @@ enum BooleanFlags {
 /// `kubectl` takes `-ojsonpath={.a[?(@.b=="c")]}` and `-lapp=web`; the parser takes what stands before an equals sign for the flag's name.
 /// A bare `--dry-run` is the client's.
 enum JoinedValues {
-    private static let letters: Set<Character> = ["n", "o", "l", "s", "f", "p"]
+    private static let letters: Set<Character> = ["n", "o", "l", "L", "s", "f", "p"]
 
     static func split(_ arguments: [String]) -> [String] {
         let end = arguments.firstIndex(of: "--") ?? arguments.endIndex

@@ -11,23 +11,33 @@ package struct Operator: AsyncParsableCommand {
 package struct Rotate: AsyncParsableCommand, Verb {
     package static let configuration = CommandConfiguration(
         abstract: "Give a namespace a new key generation; old values are encrypted again in the background.",
-        discussion: "New writes go under the new key at once. With --watch, shows progress until nothing is left under older ones.")
+        discussion: """
+              cofferctl operator rotate --namespace prod --watch
+              cofferctl operator rotate --domain plain              # the keys of the etcd port
+
+            New writes go under the new key at once. With --watch, shows progress until nothing is left under older ones.
+            """)
+    @Option(help: "What belongs to no namespace: plain (keys of the etcd port) or cluster (nodes, namespaces).") var domain: OtherDomain?
     @Option(help: "dek: a new data key, values are sealed again. kek: a new key-encryption key, data keys are wrapped again.") var level: Level = .dek
     @Flag(name: [.customShort("w"), .long], help: "Show progress until it is done.") var watch = false
     @OptionGroup package var global: GlobalOptions
     package init() {}
     enum Level: String, ExpressibleByArgument, CaseIterable { case dek, kek }
+    enum OtherDomain: String, ExpressibleByArgument, CaseIterable { case plain, cluster }
 
     package func run(in invocation: Invocation) async throws {
         let (client, _) = try invocation.connect(global)
-        guard let namespace = global.namespace else { throw CommandError("--namespace is required: a rotation is of one namespace's keys") }
-        var progress = try await client.rotate(namespace: namespace, level: level.rawValue)
+        guard (global.namespace == nil) != (domain == nil) else {
+            throw CommandError("one of --namespace and --domain is required: a rotation is of one namespace's keys, or of what belongs to none")
+        }
+        let name = global.namespace.map { "namespace/\($0)" } ?? domain?.rawValue
+        var progress = try await client.rotate(namespace: global.namespace, domain: domain?.rawValue, level: level.rawValue)
         var shown = Self.text(of: progress)
         invocation.print(shown)
         while watch, progress["state"]?.stringValue == "Running" {
             try await Task.sleep(for: .milliseconds(200))
             // A later rotation of the same keys takes this one's work over: what is left is left for both.
-            let mine = try await client.rotations().first { $0["namespace"]?.stringValue == namespace && $0["level"]?.stringValue == level.rawValue }
+            let mine = try await client.rotations().first { $0["domain"]?.stringValue == name && $0["level"]?.stringValue == level.rawValue }
             guard let mine else { throw CommandError("the server no longer knows of this rotation") }
             progress = mine
             if Self.text(of: progress) != shown {
@@ -43,7 +53,7 @@ package struct Rotate: AsyncParsableCommand, Verb {
         let what = level == "kek" ? "data keys" : "values"
         let message = progress["message"]?.stringValue ?? ""
         return TableText.printable(
-            "namespace/\(progress["namespace"]?.stringValue ?? "") \(level) generation \(progress["generation"]?.integerValue ?? 0): "
+            "\(progress["domain"]?.stringValue ?? "") \(level) generation \(progress["generation"]?.integerValue ?? 0): "
                 + "\((progress["state"]?.stringValue ?? "").lowercased()), \(done) \(what) under it, \(remaining) to go"
                 + (message.isEmpty ? "" : " (\(message))"))
     }

@@ -6,25 +6,34 @@ struct TableText {
     var isWide = false
     var showsNamespace = false
     var showsLabels = false
+    /// Labels with a column each.
+    var labelColumns: [String] = []
     /// `secret/NAME` instead of `NAME`, when several kinds are shown.
     var kindPrefix: String?
     /// Widths of a watch's earlier rows, so that later ones stay in line.
     private var widths: [Int] = []
     private var isFirst = true
 
-    init(showsHeadings: Bool = true, isWide: Bool = false, showsNamespace: Bool = false, showsLabels: Bool = false, kindPrefix: String? = nil) {
-        self.showsHeadings = showsHeadings; self.isWide = isWide; self.showsNamespace = showsNamespace; self.showsLabels = showsLabels;
-        self.kindPrefix = kindPrefix
+    init(
+        showsHeadings: Bool = true, isWide: Bool = false, showsNamespace: Bool = false, showsLabels: Bool = false, labelColumns: [String] = [],
+        kindPrefix: String? = nil
+    ) {
+        self.showsHeadings = showsHeadings; self.isWide = isWide; self.showsNamespace = showsNamespace; self.showsLabels = showsLabels
+        self.labelColumns = labelColumns; self.kindPrefix = kindPrefix
     }
 
-    mutating func render(_ table: JSONValue) -> String {
+    /// `event` stands in a column of its own, before all others.
+    mutating func render(_ table: JSONValue, event: String? = nil) -> String {
         let columns = table["columnDefinitions"]?.arrayValue ?? []
         let shown = columns.indices.filter { isWide || columns[$0]["priority"]?.integerValue ?? 0 == 0 }
         var lines: [[String]] = []
         if showsHeadings, isFirst {
             var line = shown.map { (columns[$0]["name"]?.stringValue ?? "").uppercased() }
             if showsNamespace { line.insert("NAMESPACE", at: 0) }
+            // As kubectl has it, the last part of the label's name.
+            line += labelColumns.map { TableText.printable(($0.split(separator: "/").last.map(String.init) ?? $0).uppercased()) }
             if showsLabels { line.append("LABELS") }
+            if event != nil { line.insert("EVENT", at: 0) }
             lines.append(line)
         }
         isFirst = false
@@ -33,7 +42,9 @@ struct TableText {
             var line = shown.map { cells.indices.contains($0) ? Self.text(cells[$0]) : "" }
             if let kindPrefix, !line.isEmpty { line[0] = "\(kindPrefix)/\(line[0])" }
             if showsNamespace { line.insert(metadata?["namespace"]?.stringValue ?? "", at: 0) }
+            line += labelColumns.map { Self.printable(metadata?.at("labels", $0)?.stringValue ?? "") }
             if showsLabels { line.append(Self.labels(metadata)) }
+            if let event { line.insert(event, at: 0) }
             lines.append(line)
         }
         return Self.aligned(lines, &widths)

@@ -8,19 +8,24 @@ struct VaultOperations: Operations {
     let vault: KeyVault
     let sealName: String
 
-    func rotate(namespace: String, level: RotationLevel) async throws -> RotationProgress {
+    func rotate(_ scope: RotationScope, level: RotationLevel) async throws -> RotationProgress {
+        let keys: KeyRotation.Level = level == .dataKey ? .dataKey : .keyEncryptionKey
+        let number: UInt32?
         do {
-            let rotated = try await vault.rotate(namespace: namespace, level: level == .dataKey ? .dataKey : .keyEncryptionKey)
-            let status = await vault.vaultStatus()
-            return progress(namespace, level, in: status, number: rotated.first?.number)
+            switch scope {
+            case .namespace(let name): number = try await vault.rotate(namespace: name, level: keys).first?.number
+            case .cluster: number = try await vault.rotation.rotate(.cluster, level: keys)
+            case .plain: number = try await vault.rotatePlain(level: keys)
+            }
         } catch RotationError.unknownDomain {
-            throw Status.badRequest("namespace \(namespace) has no keys yet: they are made when its first object is written")
+            throw Status.badRequest("\(scope.domain) has no keys yet: they are made when something is first written to it")
         }
+        return progress(scope.domain, level, in: await vault.vaultStatus(), number: number)
     }
 
     func rotations() async throws -> [RotationProgress] {
         let status = await vault.vaultStatus()
-        return namespaces(status).flatMap { name in RotationLevel.allCases.map { progress(name, $0, in: status, number: nil) } }
+        return status.domains.flatMap { domain in RotationLevel.allCases.map { progress(domain.name, $0, in: status, number: nil) } }
     }
 
     func vaultStatus() async throws -> VaultStatus {
@@ -35,13 +40,8 @@ struct VaultOperations: Operations {
         })
     }
 
-    private static let prefix = "namespace/"
-    private func namespaces(_ status: KeyVault.Status) -> [String] {
-        status.domains.filter { $0.name.hasPrefix(Self.prefix) }.map { String($0.name.dropFirst(Self.prefix.count)) }
-    }
-
-    private func progress(_ namespace: String, _ level: RotationLevel, in status: KeyVault.Status, number: UInt32?) -> RotationProgress {
-        let domain = status.domains.first { $0.name == Self.prefix + namespace }
+    private func progress(_ name: String, _ level: RotationLevel, in status: KeyVault.Status, number: UInt32?) -> RotationProgress {
+        let domain = status.domains.first { $0.name == name }
         let done: Int64, remaining: Int64, active: UInt32
         switch level {
         case .dataKey:
@@ -55,7 +55,7 @@ struct VaultOperations: Operations {
         }
         let failure = status.progress.failure
         return RotationProgress(
-            namespace: namespace, level: level, state: remaining == 0 ? .complete : failure == nil ? .running : .failed,
+            domain: name, level: level, state: remaining == 0 ? .complete : failure == nil ? .running : .failed,
             generation: Int64(number ?? active), done: done, remaining: remaining, message: failure ?? "")
     }
 }

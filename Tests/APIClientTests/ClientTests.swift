@@ -124,6 +124,7 @@ import Testing
 }
 
 private struct PagedTransport: APITransport {
+    let server = "https://pages:6443"
     func close() async {}
     func send(_ request: APIRequest) async throws -> JSONValue {
         let token = request.query.first { $0.name == "continue" }?.value

@@ -354,7 +354,12 @@ import Testing
         let root = "/apis/coffer.dev/v1"
         let rotated = try await server.call(.POST, root + "/operator/rotate", ["namespace": "default", "level": "dek"])
         #expect(rotated.code == 202 && rotated.json["state"]?.stringValue == "Running" && rotated.json["remaining"]?.integerValue == 7)
-        #expect(server.operations.asked.withLock { $0 } == ["dek of default"])
+        let etcd = try await server.call(.POST, root + "/operator/rotate", ["domain": "plain", "level": "kek"])
+        #expect(etcd.code == 202 && etcd.json["domain"]?.stringValue == "plain")
+        #expect(server.operations.asked.withLock { $0 } == ["dek of namespace/default", "kek of plain"])
+        for wrong: JSONValue in [["level": "dek"], ["domain": "x", "level": "dek"], ["domain": "plain", "namespace": "default", "level": "dek"]] {
+            #expect(try await server.call(.POST, root + "/operator/rotate", wrong).code == 400)
+        }
         #expect(try await server.call(.POST, root + "/operator/rotate", ["namespace": "nowhere", "level": "dek"]).code == 404)
         #expect(try await server.call(.POST, root + "/operator/rotate", ["namespace": "default", "level": "x"]).code == 400)
         #expect(try await server.call(.POST, "/api/v1/namespaces", ["metadata": ["name": "stuck"]]).code == 201)

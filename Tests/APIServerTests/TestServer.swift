@@ -27,13 +27,13 @@ final class TemporaryDirectory: Sendable {
 /// Key management that only notes what it is asked.
 final class NotedOperations: Operations {
     let asked = Mutex<[String]>([])
-    func rotate(namespace: String, level: RotationLevel) async throws -> RotationProgress {
-        asked.withLock { $0.append("\(level.rawValue) of \(namespace)") }
-        if namespace == "stuck" { throw Status.conflict(.namespaces, namespace, "a rotation is under way") }
-        return RotationProgress(namespace: namespace, level: level, state: .running, generation: 2, done: 0, remaining: 7)
+    func rotate(_ scope: RotationScope, level: RotationLevel) async throws -> RotationProgress {
+        asked.withLock { $0.append("\(level.rawValue) of \(scope.domain)") }
+        if scope == .namespace("stuck") { throw Status.conflict(.namespaces, "stuck", "a rotation is under way") }
+        return RotationProgress(domain: scope.domain, level: level, state: .running, generation: 2, done: 0, remaining: 7)
     }
     func rotations() async throws -> [RotationProgress] {
-        [RotationProgress(namespace: "default", level: .dataKey, state: .complete, generation: 2, done: 7, remaining: 0)]
+        [RotationProgress(domain: "namespace/default", level: .dataKey, state: .complete, generation: 2, done: 7, remaining: 0)]
     }
     func vaultStatus() async throws -> VaultStatus {
         VaultStatus(

@@ -14,6 +14,7 @@ final class MemoryServer: APITransport {
     static let now = Timestamp(secondsSinceEpoch: 1_800_000_000)
 
     var requests: [APIRequest] { state.withLock { $0.requests } }
+    let server = "https://memory:6443"
     func close() async {}
 
     func send(_ request: APIRequest) async throws -> JSONValue {
@@ -63,6 +64,7 @@ final class MemoryServer: APITransport {
     private static func answer(_ request: APIRequest, _ state: inout State) throws -> JSONValue {
         if request.path.hasPrefix("/apis/authorization.k8s.io") || request.path.hasPrefix("/apis/authentication.k8s.io") { return review(request) }
         if request.path.hasPrefix("/apis/coffer.dev") || request.path == "/version" { return operators(request) }
+        if let document = discovery[request.path] { return document }
         let target = try target(request), isTable = request.accept == APIRequest.table
         let isDryRun = request.query.contains { $0.name == "dryRun" }
         func stored(_ name: String) throws -> Resource {
@@ -112,6 +114,28 @@ final class MemoryServer: APITransport {
         }
     }
 
+    private static let discovery: [String: JSONValue] = [
+        "/api": ["kind": "APIVersions", "versions": ["v1"]],
+        "/apis": ["groups": [["name": "coffer.dev", "versions": [["groupVersion": "coffer.dev/v1", "version": "v1"]]]]],
+        "/openapi/v3/api/v1": [
+            "components": [
+                "schemas": [
+                    "Pod": ["type": "object", "x-kubernetes-group-version-kind": [["group": "", "kind": "Pod", "version": "v1"]]],
+                    "Secret": [
+                        "type": "object", "description": "Secret data.", "x-kubernetes-group-version-kind": [["group": "", "kind": "Secret", "version": "v1"]],
+                        "properties": [
+                            "data": ["type": "object", "additionalProperties": ["type": "string"], "description": "The values, by key."],
+                            "metadata": [
+                                "type": "object", "description": "Names and more.",
+                                "properties": ["finalizers": ["type": "array", "items": ["type": "string"]], "name": ["type": "string"]],
+                            ],
+                        ],
+                    ],
+                ]
+            ]
+        ],
+    ]
+
     private static func admitted(_ resource: Resource, _ state: State) throws -> Resource {
         var new = resource
         new.uid = "uid-\(state.revision + 1)"
@@ -146,7 +170,7 @@ final class MemoryServer: APITransport {
     }
 
     private static func operators(_ request: APIRequest) -> JSONValue {
-        let progress: JSONValue = ["namespace": "prod", "level": "dek", "state": "Running", "generation": 2, "done": 3, "remaining": 7, "message": ""]
+        let progress: JSONValue = ["domain": "namespace/prod", "level": "dek", "state": "Running", "generation": 2, "done": 3, "remaining": 7, "message": ""]
         switch request.path {
         case "/apis/coffer.dev/v1/namespaces/default/secrets/app/trail":
             func span(_ pod: String, _ version: String, _ state: String, until: String? = nil) -> JSONValue {
