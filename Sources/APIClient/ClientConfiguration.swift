@@ -13,6 +13,13 @@ package struct ClientConfiguration: Sendable {
     package var key: SecretValue?
     package var skipsVerification = false
     package var tlsServerName: String?
+    /// Whom an administrator acts as.
+    package struct Impersonation: Sendable {
+        package var user: String
+        package var groups: [String]
+        package init(user: String, groups: [String]) { self.user = user; self.groups = groups }
+    }
+    package var impersonated: Impersonation?
     /// Of the context; `default` when it names none.
     package var namespace = "default"
     package init(server: String) { self.server = server }

@@ -15,6 +15,7 @@ package final class HTTPTransport: APITransport {
 
     private let client: HTTPClient
     package let server: String
+    private let impersonated: ClientConfiguration.Impersonation?
 
     package init(_ configuration: ClientConfiguration) throws {
         var tls = TLSConfiguration.makeClientConfiguration()
@@ -33,6 +34,7 @@ package final class HTTPTransport: APITransport {
         options.timeout.connect = .seconds(10)
         if let name = configuration.tlsServerName, let host = Self.host(configuration.server) { options.dnsOverride = [name: host] }
         client = HTTPClient(eventLoopGroupProvider: .singleton, configuration: options)
+        impersonated = configuration.impersonated
         server = configuration.tlsServerName.map { Self.replacingHost(configuration.server, by: $0) } ?? configuration.server
     }
 
@@ -60,6 +62,10 @@ package final class HTTPTransport: APITransport {
         message.method = HTTPMethod(rawValue: request.method.rawValue)
         message.headers.add(name: "Accept", value: request.accept)
         message.headers.add(name: "User-Agent", value: "cofferctl")
+        if let impersonated {
+            message.headers.add(name: "Impersonate-User", value: impersonated.user)
+            for group in impersonated.groups { message.headers.add(name: "Impersonate-Group", value: group) }
+        }
         if let body = request.body {
             message.headers.add(name: "Content-Type", value: request.contentType)
             let count = body.encodedByteCount()

@@ -7,7 +7,7 @@ import Resources
 
 package struct Label: AsyncParsableCommand, Verb {
     package static let configuration = CommandConfiguration(abstract: "Set labels (key=value) or remove them (key-).")
-    @Argument(help: "TYPE NAME… (or TYPE/NAME…) KEY=VALUE… KEY-…", completion: .resourceTypes) var words: [String] = []
+    @Argument(help: "TYPE NAME… (or TYPE/NAME…) KEY=VALUE… KEY-…", completion: .resources) var words: [String] = []
     @OptionGroup var options: MapChangeOptions
     @OptionGroup package var global: GlobalOptions
     package init() {}
@@ -18,7 +18,7 @@ package struct Label: AsyncParsableCommand, Verb {
 
 package struct Annotate: AsyncParsableCommand, Verb {
     package static let configuration = CommandConfiguration(abstract: "Set annotations (key=value) or remove them (key-).")
-    @Argument(help: "TYPE NAME… (or TYPE/NAME…) KEY=VALUE… KEY-…", completion: .resourceTypes) var words: [String] = []
+    @Argument(help: "TYPE NAME… (or TYPE/NAME…) KEY=VALUE… KEY-…", completion: .resources) var words: [String] = []
     @OptionGroup var options: MapChangeOptions
     @OptionGroup package var global: GlobalOptions
     package init() {}
@@ -94,7 +94,7 @@ struct MapChange {
 
 package struct PatchVerb: AsyncParsableCommand, Verb {
     package static let configuration = CommandConfiguration(commandName: "patch", abstract: "Change parts of a resource.")
-    @Argument(help: "TYPE NAME or TYPE/NAME.", completion: .resourceTypes) var resources: [String] = []
+    @Argument(help: "TYPE NAME or TYPE/NAME.", completion: .resources) var resources: [String] = []
     @Option(name: [.customShort("p", allowingJoined: true), .long], help: "The patch, JSON or YAML.") var patch: String?
     @Option(name: .long, help: "A file that holds the patch; - is standard input.") var patchFile: String?
     @Option(help: "json, merge or strategic.") var type: PatchType = .strategic
@@ -163,6 +163,7 @@ package struct PatchVerb: AsyncParsableCommand, Verb {
 package struct Replace: AsyncParsableCommand, Verb {
     package static let configuration = CommandConfiguration(abstract: "Replace resources by what a file says.")
     @OptionGroup var manifests: ManifestOptions
+    @Flag(help: "Delete what is there, and create it anew: for what cannot be changed, such as an immutable secret.") var force = false
     @OptionGroup var dryRun: DryRunOptions
     @OptionGroup var format: OutputOptions
     @OptionGroup package var global: GlobalOptions
@@ -170,17 +171,40 @@ package struct Replace: AsyncParsableCommand, Verb {
 
     package func run(in invocation: Invocation) async throws {
         guard !manifests.files.isEmpty else { throw CommandError("must specify --filename to replace") }
+        guard !force || dryRun.dryRun != .server else { throw CommandError("--dry-run=server cannot be used when --force is set") }
         let resources = try Inputs(invocation: invocation).resources(manifests)
         let printer = try Printer(format, invocation)
         let (client, namespace) = try invocation.connect(global)
         try await invocation.forEach(resources) { resource in
             var placed = try invocation.place(resource, global: global, default: namespace)
+            if force, dryRun.dryRun == .none { return printer.report(try await createAnew(placed, client), "replaced") }
             if placed.resourceVersion.isEmpty {
                 placed.resourceVersion = try await client.get(placed.type, namespace: placed.namespace, name: placed.name).resourceVersion
             }
             let result = dryRun.dryRun == .client ? placed : try await client.replace(placed, dryRun: dryRun.dryRun == .server)
             printer.report(result, "replaced", dryRun: dryRun.dryRun)
         }
+    }
+}
+
+extension Replace {
+    private static let goneSecondsMax = 60
+
+    private func createAnew(_ wanted: Resource, _ client: APIClient) async throws -> Resource {
+        var wanted = wanted
+        wanted.resourceVersion = ""
+        wanted.uid = ""
+        let start = ContinuousClock.now
+        if let present = try await client.find(wanted.type, namespace: wanted.namespace, name: wanted.name) {
+            try await client.delete(wanted.type, namespace: wanted.namespace, name: wanted.name, graceSeconds: 0, uid: present.uid)
+            while let left = try await client.find(wanted.type, namespace: wanted.namespace, name: wanted.name), left.uid == present.uid {
+                guard ContinuousClock.now - start < .seconds(Self.goneSecondsMax) else {
+                    throw CommandError("timed out waiting for the deletion of \(wanted.reference)")
+                }
+                try await Task.sleep(for: .milliseconds(50))
+            }
+        }
+        return try await client.create(wanted)
     }
 }
 
@@ -204,7 +228,7 @@ enum Scheduling {
 
 package struct Cordon: AsyncParsableCommand, Verb {
     package static let configuration = CommandConfiguration(abstract: "Bind no more pods to a node.")
-    @Argument var nodes: [String] = []
+    @Argument(completion: .nodes) var nodes: [String] = []
     @OptionGroup var dryRun: DryRunOptions
     @OptionGroup package var global: GlobalOptions
     package init() {}
@@ -213,7 +237,7 @@ package struct Cordon: AsyncParsableCommand, Verb {
 
 package struct Uncordon: AsyncParsableCommand, Verb {
     package static let configuration = CommandConfiguration(abstract: "Bind pods to a node again.")
-    @Argument var nodes: [String] = []
+    @Argument(completion: .nodes) var nodes: [String] = []
     @OptionGroup var dryRun: DryRunOptions
     @OptionGroup package var global: GlobalOptions
     package init() {}
@@ -222,7 +246,7 @@ package struct Uncordon: AsyncParsableCommand, Verb {
 
 package struct Drain: AsyncParsableCommand, Verb {
     package static let configuration = CommandConfiguration(abstract: "Cordon a node and delete the pods that are bound to it.")
-    @Argument var node: String
+    @Argument(completion: .nodes) var node: String
     @Option(help: "Seconds that each pod gets to end; -1 is its own.") var gracePeriod: Int64 = -1
     @OptionGroup var dryRun: DryRunOptions
     @OptionGroup package var global: GlobalOptions

@@ -28,11 +28,14 @@ package struct CofferCommand: AsyncParsableCommand {
     /// Parses, runs, and answers the exit code: 0, or 1 for every failure, as `kubectl` does.
     package static func run(_ arguments: [String], in invocation: Invocation) async -> Int32 {
         do {
+            if arguments.first == "---completion" {
+                _ = try await NameCompletion.$invocation.withValue(invocation) { try await asyncParseAsRoot(arguments) }
+            }
             let words = normalized(arguments)
             if let verb = words.first, !verb.hasPrefix("-"), !verbs.contains(verb) {
                 throw CommandError("unknown command \"\(verb)\" for \"cofferctl\"\nRun 'cofferctl --help' for usage.")
             }
-            var command = try parseAsRoot(words)
+            var command = try await asyncParseAsRoot(words)
             // What is no verb is a group of them, whose help is asked for.
             if let verb = command as? any Verb { try await verb.run(in: invocation) } else { try command.run() }
             return 0
@@ -85,8 +88,10 @@ extension Invocation {
             }, edit: { try Editor.edit($0, environment: environment) }, environment: environment,
             now: { Timestamp(secondsSinceEpoch: Int64(Date().timeIntervalSince1970)) },
             connect: { global in
-                let configuration = try global.files(environment).resolve(
+                var configuration = try global.files(environment).resolve(
                     context: global.context, cluster: global.cluster, user: global.user, server: global.server)
+                if let user = global.impersonatedUser { configuration.impersonated = .init(user: user, groups: global.impersonatedGroups) }
+                guard global.impersonatedUser != nil || global.impersonatedGroups.isEmpty else { throw CommandError("--as-group needs --as") }
                 let transport = try connection.withLock { open in
                     let transport = try open ?? HTTPTransport(configuration)
                     open = transport

@@ -4,7 +4,7 @@ import Resources
 
 package struct Delete: AsyncParsableCommand, Verb {
     package static let configuration = CommandConfiguration(abstract: "Delete resources by file, by name, or by label.")
-    @Argument(help: "TYPE NAME…, TYPE/NAME…, or TYPE with -l or --all.", completion: .resourceTypes) var resources: [String] = []
+    @Argument(help: "TYPE NAME…, TYPE/NAME…, or TYPE with -l or --all.", completion: .resources) var resources: [String] = []
     @OptionGroup var manifests: ManifestOptions
     @OptionGroup var selector: SelectorOptions
     @OptionGroup var dryRun: DryRunOptions

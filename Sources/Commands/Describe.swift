@@ -7,7 +7,7 @@ import SecretMemory
 package struct Describe: AsyncParsableCommand, Verb {
     package static let configuration = CommandConfiguration(
         abstract: "Show details of resources, and never a value.", discussion: "There is no flag that shows one here: see `get --reveal`.")
-    @Argument(help: "TYPE [NAME…] or TYPE/NAME….", completion: .resourceTypes) var resources: [String] = []
+    @Argument(help: "TYPE [NAME…] or TYPE/NAME….", completion: .resources) var resources: [String] = []
     @OptionGroup var manifests: ManifestOptions
     @OptionGroup var selector: SelectorOptions
     @Flag(name: [.customShort("A"), .long], help: "All namespaces.") var allNamespaces = false

@@ -13,7 +13,7 @@ package struct Edit: AsyncParsableCommand, Verb {
             its key along. With --reveal the values are there, in base64. The editor is $KUBE_EDITOR, $EDITOR or vi; its file lies in memory
             ($XDG_RUNTIME_DIR or /dev/shm), is readable by its owner only, and is overwritten afterwards.
             """)
-    @Argument(help: "TYPE NAME or TYPE/NAME.", completion: .resourceTypes) var resources: [String] = []
+    @Argument(help: "TYPE NAME or TYPE/NAME.", completion: .resources) var resources: [String] = []
     @OptionGroup var manifests: ManifestOptions
     @OptionGroup var format: OutputOptions
     @OptionGroup package var global: GlobalOptions

@@ -16,7 +16,7 @@ package struct Get: AsyncParsableCommand, Verb {
             """)
     @Argument(
         help: "TYPE [NAME…] or TYPE/NAME…; TYPE is namespaces (ns), nodes (no), pods (po) or secrets, several joined by commas.",
-        completion: .resourceTypes)
+        completion: .resources)
     var resources: [String] = []
     @OptionGroup var manifests: ManifestOptions
     @OptionGroup var selector: SelectorOptions

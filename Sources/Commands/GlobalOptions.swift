@@ -3,7 +3,7 @@ import Resources
 
 /// Flags that every verb has, as `kubectl` names them.
 package struct GlobalOptions: ParsableArguments, Sendable {
-    @Option(help: "Path of the kubeconfig file. Default: $COFFERCONFIG, $KUBECONFIG, ~/.coffer/config, ~/.kube/config.")
+    @Option(help: "Path of the kubeconfig file. Default: $COFFERCONFIG, $KUBECONFIG, ~/.coffer/config, ~/.kube/config.", completion: .file())
     package var kubeconfig: String?
     @Option(help: "Name of the kubeconfig's context to use.")
     package var context: String?
@@ -13,23 +13,23 @@ package struct GlobalOptions: ParsableArguments, Sendable {
     package var user: String?
     @Option(name: [.customShort("s", allowingJoined: true), .long], help: "Address of the server: https://host:port.")
     package var server: String?
-    @Option(name: [.customShort("n", allowingJoined: true), .customLong("namespace")], help: "The namespace to work in.")
+    @Option(name: [.customShort("n", allowingJoined: true), .customLong("namespace")], help: "The namespace to work in.", completion: .namespaces)
     package var namespaceFlag: String?
+    @Option(name: .customLong("as"), help: "User to act as, for administrators.")
+    package var impersonatedUser: String?
+    @Option(name: .customLong("as-group"), help: "Group to act as a member of, with --as. May be given several times.")
+    package var impersonatedGroups: [String] = []
     /// An empty one is none.
     package var namespace: String? { namespaceFlag?.isEmpty == true ? nil : namespaceFlag }
     package init() {}
-}
-
-extension CompletionKind {
-    /// The kinds of resources, where one is expected.
-    static let resourceTypes = CompletionKind.list(ResourceType.all.map(\.plural))
 }
 
 /// `-o`, and whether values are shown.
 package struct OutputOptions: ParsableArguments, Sendable {
     @Option(
         name: [.customShort("o", allowingJoined: true), .long],
-        help: "json, yaml, name, wide, jsonpath=TEMPLATE, jsonpath-as-json=TEMPLATE, custom-columns=SPEC.")
+        help: "json, yaml, name, wide, jsonpath=TEMPLATE, jsonpath-as-json=TEMPLATE, custom-columns=SPEC.",
+        completion: .list(["json", "yaml", "name", "wide", "jsonpath=", "jsonpath-as-json=", "custom-columns="]))
     package var output: String?
     @Flag(help: "Show the values of secrets, which are masked otherwise.")
     package var reveal = false

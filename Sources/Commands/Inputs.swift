@@ -14,7 +14,7 @@ struct Inputs {
         for file in try options.files.flatMap({ try paths($0, recursive: options.recursive) }) {
             let name = file == "-" ? "STDIN" : file
             do throws(MalformedDocument) {
-                resources += try Manifest.resources(try bytes(file))
+                resources += try Manifest.resources(try bytes(file)).map(Self.withoutMaskedNote)
             } catch {
                 throw CommandError("error parsing \(name): \(error)")
             }
@@ -24,6 +24,14 @@ struct Inputs {
                 "no objects passed to \(options.files.count == 1 && options.files[0] == "-" ? "standard input" : options.files.joined(separator: ","))")
         }
         return resources
+    }
+
+    /// What `get -o yaml` shows of the note that `apply` left is a mask, not a note: kept, it would replace the real one.
+    private static func withoutMaskedNote(_ resource: Resource) -> Resource {
+        guard let note = resource.lastApplied, note.withUnsafeBytes({ $0.elementsEqual(SecretDisplay.mask.utf8) }) else { return resource }
+        var resource = resource
+        resource.lastApplied = nil
+        return resource
     }
 
     private func bytes(_ file: String) throws(MalformedDocument) -> Bytes {

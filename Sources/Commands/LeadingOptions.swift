@@ -43,7 +43,7 @@ enum JoinedValues {
 
 /// `kubectl` takes global flags before the verb as well as after it; the parser knows them only as the verb's.
 enum LeadingOptions {
-    private static let long: Set<String> = ["--kubeconfig", "--context", "--cluster", "--user", "--server", "--namespace"]
+    private static let long: Set<String> = ["--kubeconfig", "--context", "--cluster", "--user", "--server", "--namespace", "--as", "--as-group"]
     private static let short: Set<Character> = ["s", "n"]
 
     /// `arguments` with the global flags that stand before the verb moved behind what follows it.

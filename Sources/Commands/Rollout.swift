@@ -14,7 +14,7 @@ package struct RolloutStatus: AsyncParsableCommand, Verb {
     package static let configuration = CommandConfiguration(
         commandName: "status", abstract: "Wait until every pod that mounts a secret has its present version, as their nodes say.",
         discussion: "  cofferctl rollout status secret/web -n prod\n\nExit code 0: all of them have it.")
-    @Argument(help: "secret/NAME or secret NAME.") var words: [String] = []
+    @Argument(help: "secret/NAME or secret NAME.", completion: .resources) var words: [String] = []
     @Flag(name: .shortAndLong, inversion: .prefixedNo, help: "Wait; else say how it stands now.") var watch = true
     @Option(help: "How long to wait, with a unit or without (30, 30s, 2m); 0 is without end.") var timeout = "0"
     @OptionGroup package var global: GlobalOptions

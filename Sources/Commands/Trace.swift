@@ -13,7 +13,7 @@ package struct Trace: AsyncParsableCommand, Verb {
             Held: it is there now. Replaced: another version took its place. Wiped: overwritten and gone. Unconfirmed: the pod is gone, and \
             its node never said that it wiped what it held.
             """)
-    @Argument(help: "secret/NAME or secret NAME.") var words: [String] = []
+    @Argument(help: "secret/NAME or secret NAME.", completion: .resources) var words: [String] = []
     @Flag(name: .long, help: "Print no headings.") var noHeaders = false
     @Option(name: [.customShort("o", allowingJoined: true), .long], help: "wide, json, yaml or jsonpath=….") var output: String?
     @OptionGroup package var global: GlobalOptions

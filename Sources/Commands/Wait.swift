@@ -11,7 +11,7 @@ package struct WaitVerb: AsyncParsableCommand, Verb {
               cofferctl wait --for=delete pod/web
               cofferctl wait --for=jsonpath='{.status.phase}'=Running pod -l app=web
             """)
-    @Argument(help: "TYPE NAME…, TYPE/NAME…, or TYPE with -l or --all.", completion: .resourceTypes) var resources: [String] = []
+    @Argument(help: "TYPE NAME…, TYPE/NAME…, or TYPE with -l or --all.", completion: .resources) var resources: [String] = []
     @Option(name: .customLong("for"), help: "create, delete, condition=TYPE[=STATUS], or jsonpath={PATH}[=VALUE].") var goal: WaitGoal
     @OptionGroup var manifests: ManifestOptions
     @OptionGroup var selector: SelectorOptions

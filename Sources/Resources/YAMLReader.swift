@@ -150,7 +150,10 @@ enum YAMLReader {
             switch form {
             case .text: return .secretText(try SecretValue(copying: text.utf8))
             case .base64:
-                guard let value = try? SecretValue(base64: Bytes(text.utf8)) else { throw malformed("illegal base64 data", node) }
+                guard let value = try? SecretValue(base64: Bytes(text.utf8)) else {
+                    // Such a document was printed without its values.
+                    throw malformed(text == SecretDisplay.mask ? "illegal base64 data: \(SecretDisplay.mask) stands for a value that was not shown" : "illegal base64 data", node)
+                }
                 return .secret(value)
             }
         }

@@ -340,7 +340,11 @@ import Testing
             #expect(try await server.call(.GET, "/apis/\(group)/v1").json["resources"]?.arrayValue?.isEmpty == false)
         }
         #expect(try await server.call(.GET, "/apis/apps/v1").code == 404)
-        #expect(try await server.call(.GET, "/openapi/v2").json["swagger"]?.stringValue == "2.0")
+        let version2 = try await server.call(.GET, "/openapi/v2").json
+        #expect(version2["swagger"]?.stringValue == "2.0")
+        let patch = version2.at("paths", "/api/v1/namespaces/{namespace}/secrets/{name}", "patch")
+        #expect(patch?.at("x-kubernetes-group-version-kind", "kind")?.stringValue == "Secret")
+        #expect(patch?["parameters"]?.arrayValue?.contains { $0["name"]?.stringValue == "dryRun" } == true)
         let protobuf = try await server.call(.GET, "/openapi/v2", accept: "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")
         #expect(protobuf.headers.first(name: "Content-Type") == "application/com.github.proto-openapi.spec.v2.v1.0+protobuf")
         try await server.stop()

@@ -23,6 +23,23 @@ import Testing
         #expect(reader.terminationStatus == 0)
     }
 
+    @Test("names are completed from the server: of the kind that stands before, of the namespace that is given", arguments: [
+        (["get", ""], 2, "namespaces nodes pods secrets"), (["get", "secrets", ""], 3, "here"), (["get", "-n", "prod", "secret", ""], 5, "web web-tls"),
+        (["describe", "--namespace=prod", "secret/w"], 3, "secret/web secret/web-tls"), (["get", "flowers", ""], 3, ""),
+        (["get", "secret/here", ""], 3, "namespaces nodes pods secrets"),
+    ])
+    func names(_ words: [String], _ index: Int, _ offered: String) async {
+        let line = CommandLineRun(server: MemoryServer())
+        for create in ["create secret generic here", "create secret generic web -n prod", "create secret generic web-tls -n prod", "create namespace prod"] {
+            #expect(await line.run(shellWords(create)).code == 0)
+        }
+        let verb = words[0], cursor = String(words.last?.count ?? 0)
+        let (text, code) = await line.run(["---completion", verb, "--", "positional@0", String(index), cursor, "cofferctl"] + words)
+        #expect(code == 0 && text.split(separator: "\n").joined(separator: " ") == offered)
+        let namespaces = await line.run(["---completion", verb, "--", "--namespace", "3", "0", "cofferctl", verb, "-n", ""])
+        #expect(namespaces.code == 0 && namespaces.text == "prod\n")
+    }
+
     @Test("another shell is refused, and those that are known are named")
     func unknown() async {
         let (text, code) = await CommandLineRun(server: MemoryServer()).run(["completion", "csh"])
