@@ -1,4 +1,5 @@
 import Basics
+import Glibc
 package import Logging
 import Mounts
 import NodeProtocol
@@ -46,6 +47,15 @@ package struct NodeAgentService: Sendable {
         }
     }
 
+    /// In words that say what to look at; what the TLS library calls it does not.
+    package static func reason(_ error: any Error) -> String {
+        let text = "\(error)"
+        if text.contains("CERTIFICATE_VERIFY_FAILED") || text.contains("unableToValidateCertificate") {
+            return "the server's certificate is not signed by the authority in --ca-file, or is for another host or time"
+        }
+        return text.contains("errno: \(ECONNREFUSED)") ? "the server does not listen: connection refused" : text
+    }
+
     private func followForever() async throws {
         var attempt = 0
         while !Task.isCancelled {
@@ -55,7 +65,7 @@ package struct NodeAgentService: Sendable {
             } catch is CancellationError {
                 return
             } catch {
-                logger.warning("no server, mounted secrets stay as they are", metadata: ["reason": "\(error)"])
+                logger.warning("no server, mounted secrets stay as they are", metadata: ["reason": "\(Self.reason(error))"])
             }
             loop.disconnected()
             attempt = ContinuousClock.now - began > .seconds(10) ? 0 : min(attempt + 1, 8)

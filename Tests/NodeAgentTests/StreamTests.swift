@@ -5,6 +5,9 @@ import NodeAgent
 import NodeProtocol
 import SecretMemory
 import Synchronization
+import NIOCore
+import NIOSSL
+import Glibc
 import Testing
 
 /// The whole agent but its process: loop, stream and engine against a server over TLS.
@@ -56,6 +59,14 @@ import Testing
             #expect(try await eventually { node.leftovers.isEmpty })
             #expect(try await eventually { server.heard.withLock { $0.acknowledgements.map(\.outcome) } == [.materialized, .materialized, .wiped, .podRemoved] })
         }
+    }
+
+    @Test("why no server is reached is said in words that a person can act on")
+    func reasons() async throws {
+        #expect(NodeAgentService.reason(IOError(errnoCode: ECONNREFUSED, reason: "connect")) == "the server does not listen: connection refused")
+        let foreign = NIOSSLError.handshakeFailed(.sslError([]))
+        #expect(NodeAgentService.reason(foreign) == "\(foreign)")
+        #expect(NodeAgentService.reason(NIOSSLError.unableToValidateCertificate).hasPrefix("the server's certificate is not signed by the authority in --ca-file"))
     }
 
     @Test("a server that takes no acknowledgement for now is told again, on the same stream")
