@@ -33,7 +33,7 @@ extension Replica {
         if !replies.isEmpty { effects.append(.answer(replies)) }
         if store.revision > revisionBefore { effects.append(.publish(unstored.events, revision: store.revision)) }
         if !Mutant.isActive(.eventsPublishedTwice) { unstored.events.removeAll(keepingCapacity: true) }
-        if follow.membersChanged { membersChanged(into: &effects) }
+        if follow.membersChanged { membersChanged(into: &effects) } else { reviewRepair(into: &effects) }
         answerReadable(into: &effects)
     }
 

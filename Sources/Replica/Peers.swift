@@ -5,9 +5,11 @@ import Raft
 /// A damaged member on its way back.
 ///
 ///     lost ── a leader made a learner of it, and says so ──▶ readmitted ── caught up, and made a voter again ──▶ none
+///                                                                      └─── caught up, and was a learner before ───▶ none
 ///
 /// Until it is readmitted it neither hears nor answers consensus: what it acknowledged and lost must not be counted on, and what it voted
-/// it does not know. The leader first makes a learner of it, by a quorum of the others.
+/// it does not know. The leader first makes a learner of it, by a quorum of the others. Who is a learner already is believed to be one only
+/// by a leader that a quorum has heard since the call: another one might not know that it was made a voter meanwhile, and is counted.
 ///
 /// It calls those it knew when the damage was found, and whoever speaks to it since (`meet`): all others may have been replaced meanwhile.
 enum Repair: Hashable, Sendable {
@@ -264,8 +266,10 @@ extension Replica {
 
     // MARK: - Repair
 
-    private mutating func reviewRepair(into effects: inout EffectBuffer) {
-        guard case .readmitted(let through) = repair, store.appliedIndex > through, raft.membership.isVoter(member) else { return }
+    mutating func reviewRepair(into effects: inout EffectBuffer) {
+        guard case .readmitted(let through) = repair, store.appliedIndex >= through, let own = store.members[member] else { return }
+        // A voter again by an entry behind that one; or nobody means to make one of it.
+        guard own.isLearner ? !store.members.hasAlarm(.repairing, of: member) : store.appliedIndex > through && raft.membership.isVoter(member) else { return }
         repair = .none
         unfitness = nil
         recognized(into: &effects)
@@ -277,13 +281,25 @@ extension Replica {
     private mutating func help(_ damaged: MemberID, into effects: inout EffectBuffer) {
         guard raft.isLeader, store.members[damaged] != nil else { return }
         let alarm = Alarm(.repairing, of: damaged)
-        if raft.membership.isLearner(damaged) {
-            effects.append(.send([PeerMessage(from: member, to: damaged, .readmitted(through: raft.log.last.index))]))
+        if raft.membership.isLearner(damaged), !store.members.hasAlarm(.repairing, of: damaged), store.members.hasAlarm(.corrupt, of: damaged) {
+            // What it held is gone. A voter's alarms go when it votes again.
+            propose([Proposal(ticket: nil, command: .alarm(Alarm(.corrupt, of: damaged), isRaised: false))], into: &effects)
+        } else if raft.membership.isLearner(damaged) {
+            let isAsked = (rounds.flatMap(\.asked) + postponed).contains { if case .damaged(damaged) = $0.asker { true } else { false } }
+            if !isAsked { ask([Asked(asker: .damaged(damaged), kind: .revision, deadline: now + configuration.hashMilliseconds)], into: &effects) }
         } else if !store.members.alarms.contains(alarm) {
             propose([Proposal(ticket: nil, command: .alarm(alarm, isRaised: true))], into: &effects)
         } else {
             propose([Proposal(ticket: nil, command: .member(.change([.demote(damaged)])))], into: &effects)
         }
+    }
+
+    /// A quorum has heard this leader since the call. As of all that was committed before, and with no change under way, the damaged member is
+    /// a learner: whatever it acknowledged and lost is counted by nobody. What it holds is to be found out anew.
+    mutating func readmit(_ damaged: MemberID, into effects: inout EffectBuffer) {
+        guard raft.isLeader, raft.membership.isLearner(damaged), !raft.log.hasChange(after: store.appliedIndex, through: raft.log.last.index) else { return }
+        step(.unreachable(damaged), into: &effects)
+        effects.append(.send([PeerMessage(from: member, to: damaged, .readmitted(through: raft.log.last.index))]))
     }
 
     /// Learners that were voters before they were damaged, and have caught up, are voters again; that clears the alarm.

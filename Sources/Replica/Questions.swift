@@ -4,7 +4,11 @@ import Raft
 
 /// Whoever waits for an answer to a question.
 struct Asked: Sendable {
-    enum Asker: Sendable { case ticket(Ticket), member(MemberID, sequence: UInt64) }
+    enum Asker: Sendable {
+        case ticket(Ticket), member(MemberID, sequence: UInt64)
+        /// The leader itself, for a learner that calls for help (`Repair`).
+        case damaged(MemberID)
+    }
     var asker: Asker
     var kind: Question.Kind
     var deadline: Int64
@@ -53,7 +57,7 @@ extension Replica {
             guard let kind = asked.kind.forwarded else { continue }
             switch asked.asker {
             case .ticket(let ticket): forwardQuestion(kind, ticket: ticket, deadline: asked.deadline, into: &effects)
-            case .member: answer(asked, .notLeader(raft.leader), into: &effects)
+            case .member, .damaged: answer(asked, .notLeader(raft.leader), into: &effects)
             }
         }
         guard raft.leader != nil else { return postponed.append(contentsOf: here) }
@@ -105,9 +109,10 @@ extension Replica {
         if !replies.isEmpty { effects.append(.answer(replies)) }
     }
 
-    func answer(_ asked: Asked, _ outcome: Outcome, into effects: inout EffectBuffer) {
+    mutating func answer(_ asked: Asked, _ outcome: Outcome, into effects: inout EffectBuffer) {
         switch asked.asker {
         case .ticket(let ticket): effects.append(.answer([Reply(ticket, outcome)]))
+        case .damaged(let learner): if case .revision = outcome { readmit(learner, into: &effects) }
         case .member(let asker, let sequence):
             let told: ForwardedOutcome.Kind = switch outcome {
             case .leaseKeptAlive(let id, let seconds, let revision): .leaseKeptAlive(id, seconds: seconds, revision: revision)

@@ -57,7 +57,8 @@ struct StoreClients {
     private var lastNumber = 0
     private var succeededAt: UInt32 = 0
     private var succeeded = 0
-    var waiting: Int { requests.count }
+    /// Of those without an answer.
+    var oldest: Request? { requests.values.min { $0.number < $1.number } }
 
     init(count: Int, keyring: Keyring, root: RootKey) {
         self.count = count

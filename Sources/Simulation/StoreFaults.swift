@@ -109,6 +109,7 @@ extension StoreWorld {
         let isChanging = clients.isBusy(Self.operatorClient) || members.contains { $0.isUp && $0.hasChangeUnderWay }
         return !isChanging && present.allSatisfy { members[$0].isWhole } && StoreMember.canRepair(members[number].id, among: table)
             && StoreMember.canRepair(members[number].id, among: newestTable.members)
+            && StoreMember.canRepair(members[number].id, among: members[number].salvagedMembers()) // its records may lag behind
     }
 
     private mutating func beginAnew(_ member: StoreMember) {
@@ -270,6 +271,9 @@ extension StoreWorld {
             step = .promote(learner.id)
         default:
             guard let member = table[members[other].id], member.isLearner || voters.count >= 3, members.allSatisfy({ $0.rottenValue == nil }) else { return }
+            // A quorum of those left must be well, or nobody could help who is not.
+            let left = voters.filter { $0.id != member.id }, well = left.count { members[Int($0.id.rawValue) - 1].isWhole }
+            guard 2 * well > left.count else { return }
             step = .remove(member.id)
         }
         show(number) { "is asked to \(step)" }

@@ -200,7 +200,9 @@ extension StoreWorld {
         guard let wire = fleet.wires[slot] else { return }
         fleet.wires[slot] = nil
         let number = wire.node
-        guard fleet.nodes[number].isUp, !fleet.nodes[number].isCut, var stream = fleet.streams[number], stream.number == wire.stream else { return }
+        guard fleet.nodes[number].isUp, var stream = fleet.streams[number], stream.number == wire.stream else { return }
+        // A stream never goes on behind something that was lost.
+        if fleet.nodes[number].isCut { return hangUp(number) }
         steps += 1
         var messages: [SyncMessage] = []
         do {
@@ -282,8 +284,12 @@ extension StoreWorld {
     /// After everything was healed: why a node is not as the last revision wants it; nothing, if it is.
     func nodeObjection() -> String? {
         let last = model.last
-        for node in fleet.nodes {
-            guard node.isUp, node.view.isConnected else { return "\(node.name) is not connected" }
+        for (number, node) in fleet.nodes.enumerated() {
+            guard node.isUp, node.view.isConnected else {
+                let stream = fleet.streams[number]
+                return "\(node.name) is \(node.isUp ? "not connected" : "down")"
+                    + (stream.map { ", served by member \($0.member + 1)\($0.isConfirming ? ", which asks a quorum" : "")" } ?? "")
+            }
             let time = node.time(now).serverMilliseconds
             let bound = StoreNodes.podKeys.compactMap { pod($0, at: last) }.filter { $0.node == node.name && $0.isLive(at: time) }
             for place in node.places where place.mount != nil && !bound.contains(where: { $0.uid == place.id.podUID }) { return "\(node.name) keeps \(place.id)" }

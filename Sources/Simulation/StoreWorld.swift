@@ -464,22 +464,37 @@ package struct StoreWorld: ~Copyable {
     }
     private mutating func checkRecovery() {
         guard let healedAt, model.violation == nil else { return }
+        reviewMembers()
         clients.isResting = now > healedAt + 20_000
         guard now > healedAt + 35_000 else { return }
         let present = currentMembers.map { members[$0] }
-        let applied = present.map { $0.replica.store.appliedIndex }
-        let isWhole = !present.isEmpty && present.allSatisfy { $0.isUp && $0.isWhole } && present.contains { $0.replica.isLeader }
-            && Set(applied).count == 1 && clients.waiting == 0
-        let objection = nodeObjection() ?? present.first.flatMap { $0.replica.store.members.alarms.first }.map { "an alarm is left: \($0)" }
-            ?? present.first { $0.replica.store.leaseCount > 0 }.map { "member \($0.number + 1) keeps a lease whose time is over" }
-        if isWhole, objection == nil {
-            if clients.successes(since: healedAt) == 0 { model.fail(.liveness, "no request succeeded after healing") }
-            for member in present { openValues(member) }
-            isDone = true
-        } else if now > healedAt + 180_000 {
-            model.fail(.liveness, "three minutes after healing: applied \(applied), \(clients.waiting) requests without an answer; "
-                       + (objection ?? "nodes are well"))
+        let objection = objection(to: present) ?? nodeObjection()
+        if let objection {
+            if now > healedAt + 180_000 { model.fail(.liveness, "three minutes after healing, \(objection)") }
+            return
         }
+        if clients.successes(since: healedAt) == 0 { model.fail(.liveness, "no request succeeded after healing") }
+        for member in present { openValues(member) }
+        isDone = true
+    }
+    /// Why the cluster has not recovered yet.
+    private func objection(to present: [StoreMember]) -> String? {
+        for member in present { if let objection = objection(to: member) { return objection } }
+        let applied = present.map { $0.replica.store.appliedIndex }
+        guard let first = present.first, present.contains(where: { $0.replica.isLeader }) else { return "nobody leads" }
+        if Set(applied).count > 1 { return "applied is \(applied)" }
+        if let request = clients.oldest {
+            return "request \(request.number) of client \(request.client), asked of member \(request.member + 1) at \(request.askedAt), has no answer"
+        }
+        return first.replica.store.members.alarms.first.map { "an alarm is left: \($0)" }
+    }
+    private func objection(to member: StoreMember) -> String? {
+        let name = "member \(member.number + 1)"
+        if !member.isUp { return name + " is down" }
+        if member.repairers != nil { return name + " is still being repaired" }
+        if let revision = member.rottenValue { return name + " keeps a damaged value of revision \(revision.main)" }
+        if !member.isWhole { return name + " does not notice what became of its disk" }
+        return member.replica.store.leaseCount > 0 ? name + " keeps a lease whose time is over" : nil
     }
     /// Every value that the records hold opens under the keys that the tables list, for its own key only, and is what was sealed.
     private mutating func openValues(_ member: StoreMember) {

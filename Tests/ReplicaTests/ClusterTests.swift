@@ -436,6 +436,47 @@ struct DamageTests {
         #expect(trio.carryOut(1, Fixture.put("after", "1")) != nil, "it counts again")
     }
 
+    @Test("a learner that lost everything is a learner again once it has caught up, and answers; it does not become a voter")
+    func lostLearner() throws {
+        var trio = try started()
+        try trio.join(4)
+        trio.carryOut(1, .member(.change([.add(Trio.member(4, isLearner: true))])))
+        trio.pass(ticks: 5)
+        trio.stop(4)
+        trio.pass(ticks: 5)
+        // Found out by the others, too.
+        trio.carryOut(1, .alarm(Alarm(.corrupt, of: MemberID(4)), isRaised: true))
+        try trio.restart(4, losing: true)
+        trio.pass(ticks: 60)
+        #expect(trio.node(4, \.wasRepaired) && trio.agree() && trio.with(4) { $0.isOutOfService } == nil)
+        #expect(trio.with(1) { $0.store.members.alarms }.isEmpty && trio.with(1) { $0.raft.membership.isLearner(MemberID(4)) })
+        let ticket = trio.ask(4, .range(RangeRequest(KeyRange(Bytes("k9".utf8)))))
+        trio.pass(ticks: 3)
+        guard case .range(let result, _) = trio.outcome(4, ticket) else { Issue.record("no answer"); return }
+        #expect(result.count == 1)
+    }
+
+    @Test("a leader that no quorum hears readmits nobody: it may not know that the learner was made a voter since")
+    func readmissionNeedsQuorum() throws {
+        var trio = try started()
+        try trio.join(4)
+        trio.carryOut(1, .member(.change([.add(Trio.member(4, isLearner: true))])))
+        trio.pass(ticks: 5)
+        trio.stop(4)
+        try trio.restart(4, losing: true)
+        // The damaged one and the leader hear nobody else.
+        for other in 2...3 as ClosedRange<UInt64> { for lonely in [1, 4] as [UInt64] { trio.cut.formUnion([[other, lonely], [lonely, other]]) } }
+        let sent = trio.sent.count
+        trio.handle(4, .tick)
+        trio.settle()
+        #expect(trio.with(1) { $0.isLeader } && trio.sent[sent...].contains { $0.body == .lost && $0.to == MemberID(1) })
+        trio.pass(ticks: 8)
+        #expect(!trio.sent[sent...].contains { if case .readmitted = $0.body { true } else { false } })
+        trio.cut = []
+        trio.pass(ticks: 60)
+        #expect(trio.node(4, \.wasRepaired) && trio.agree())
+    }
+
     // MARK: Those who know nobody any more
 
     /// Members 1 and 2 are gone for good, 4 and 5 have their places; 3 was away and knows nothing of it.
