@@ -9,6 +9,9 @@ import MVCC
 ///
 /// Invariant: apply takes an origin's sequences in ascending order only (`Store.admit`). One that comes too late for that was never applied, as
 /// long as it still waits here: it goes out again under a new number.
+///
+/// Of the network it asks, beyond what consensus does, that each message arrives once or never (peers speak TLS): who was told that a command was
+/// refused could not tell a second copy from none.
 struct Forwards: Sendable {
     struct Pending: Sendable {
         var sequence: UInt64

@@ -88,6 +88,7 @@ extension Replica {
         tickRecognition(into: &effects)
         window.wanted = raft.progress.map(\.match).min().map { $0 + 1 } ?? .max
         tellSpace(into: &effects)
+        tellWell(into: &effects)
         guard raft.isLeader else { return }
         found(into: &effects)
         guard now >= comparison.dueAt else { return }
@@ -103,6 +104,16 @@ extension Replica {
               isSpaceShort != store.members.hasAlarm(.noSpace, of: member) else { return }
         spaceToldAt = now + configuration.hashMilliseconds
         let proposal = Proposal(ticket: nil, command: .alarm(alarm, isRaised: isSpaceShort))
+        if raft.isLeader { propose([proposal], into: &effects) } else { forward([proposal], evenUnawaited: true, into: &effects) }
+    }
+
+    /// A call for help may arrive when it has been answered already: then there is an alarm, and nothing to repair.
+    private mutating func tellWell(into effects: inout EffectBuffer) {
+        let alarm = Alarm(.repairing, of: member)
+        guard repair == .none, unfitness == nil, raft.leader != nil, now >= wellToldAt, raft.membership.isVoter(member),
+              store.members.alarms.contains(alarm) else { return }
+        wellToldAt = now + configuration.hashMilliseconds
+        let proposal = Proposal(ticket: nil, command: .alarm(alarm, isRaised: false))
         if raft.isLeader { propose([proposal], into: &effects) } else { forward([proposal], evenUnawaited: true, into: &effects) }
     }
 

@@ -24,6 +24,7 @@ package struct Witness: Hashable, Sendable {
 /// 1. Each run of a member has a number, greater than those before. Its disk holds the last one that took part.
 /// 2. A member that starts again asks the others what they know of it, and takes no part meanwhile.
 /// 3. An answer with a later run than the disk's, or with a vote or an acknowledgement after the disk's last: the disk was put back.
+///    A repaired member did not ask: whoever remembers a later run than the one it is told says so, and the member's takes a number behind it.
 /// 4. All voters have answered; or, for an election's length, as many as make a quorum with it. Then the number of this run becomes durable
 ///    (`Effect.recognized`), and only after that it takes part.
 ///
@@ -121,13 +122,24 @@ extension Replica {
             judge(Witness(member: message.from, run: told.run, term: told.term, index: told.index), into: &effects)
         case .takesPart(let run):
             witnessed.note(run: run, of: message.from)
-            effects.append(.send([PeerMessage(from: member, to: message.from, .noted(run: run))]))
+            effects.append(.send([PeerMessage(from: member, to: message.from, .noted(run: max(run, witnessed[message.from].run)))]))
         case .noted(let run):
+            outrun(run, into: &effects)
             guard run == recognition?.run, recognition?.aware.contains(message.from) == false else { break }
             recognition?.aware.append(message.from)
         default: return false
         }
         return true
+    }
+
+    /// Somebody remembers a run that is to come before this one: of a disk that was put back, repaired under a calendar that was, too.
+    private mutating func outrun(_ run: UInt64, into effects: inout EffectBuffer) {
+        guard var recognition, recognition.phase == .over, run > recognition.run, run < .max else { return }
+        recognition.run = run + 1
+        recognition.aware = []
+        recognition.tellAt = now
+        self.recognition = recognition
+        effects.append(.recognized(run: recognition.run))
     }
 
     /// What a member's own words say it has made durable.

@@ -87,6 +87,7 @@ package struct Replica: ~Copyable, Sendable {
     /// A member's disk is full, and says so by an alarm: it could not store what others would.
     var isSpaceShortSomewhere = false
     var spaceToldAt: Int64 = 0
+    var wellToldAt: Int64 = 0
     var raftEffects: [Raft.Effect] = []
 
     // Of a member among others; idle in a single one.

@@ -27,9 +27,10 @@ enum StoreView {
         case .hashed(let index, _): "the answer to a hash at \(index) from \(message.from.rawValue)"
         case .lost: "a call for help of \(message.from.rawValue)"
         case .readmitted: "its readmission by \(message.from.rawValue)"
-        case .recall: "a question of \(message.from.rawValue) about itself"
-        case .recalled: "what \(message.from.rawValue) knows of it"
-        case .takesPart, .noted: "that \(message.from.rawValue) takes part"
+        case .recall(let run): "a question of \(message.from.rawValue) about itself, in run \(run)"
+        case .recalled(let told): "what \(message.from.rawValue) knows of it: run \(told.run), \(told.term).\(told.index)"
+        case .takesPart(let run): "that \(message.from.rawValue) takes part, in run \(run)"
+        case .noted(let run): "that \(message.from.rawValue) has noted its run \(run)"
         }
     }
 }

@@ -423,7 +423,7 @@ package struct StoreWorld: ~Copyable {
         if Secrecy.holdsCanary(bytes) { model.fail(.secrecy, "member \(number + 1) sends a secret") }
         if case .raft(let inner) = message.body, case .append(_, let entries, _) = inner.body, !entries.isEmpty { moment(.appendSent, number) }
         post(number, to, bytes)
-        if wireChance.happens(perMillion: profile.duplicatePerMillion), ledger.admits() { post(number, to, bytes) }
+        if !message.isForwarded, wireChance.happens(perMillion: profile.duplicatePerMillion), ledger.admits() { post(number, to, bytes) }
     }
     private mutating func post(_ from: Int, _ to: Int, _ bytes: Bytes) {
         var delay = wireChance.among(1...profile.delayMax)
@@ -525,6 +525,8 @@ package struct StoreWorld: ~Copyable {
 }
 
 extension PeerMessage {
+    /// What arrives once or never (`Forwards`).
+    fileprivate var isForwarded: Bool { if case .forward = body { true } else { false } }
     /// About what members remember of each other.
     fileprivate var isMemory: Bool {
         switch body {

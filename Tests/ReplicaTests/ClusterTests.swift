@@ -362,8 +362,8 @@ struct MembershipTests {
 
 @Suite("Damaged members")
 struct DamageTests {
-    private func started() throws -> Trio {
-        var trio = try Trio()
+    private func started(_ change: @escaping (inout Replica.Configuration) -> Void = { _ in }) throws -> Trio {
+        var trio = try Trio(change)
         trio.elect(1)
         trio.carryOut(1, Fixture.createDomain())
         for round in 0..<10 { trio.carryOut(1, Fixture.put("k\(round)", "v")) }
@@ -475,6 +475,32 @@ struct DamageTests {
         trio.cut = []
         trio.pass(ticks: 60)
         #expect(trio.node(4, \.wasRepaired) && trio.agree())
+    }
+
+    @Test("a call for help that comes late leaves no alarm behind")
+    func lateCall() throws {
+        var trio = try started()
+        trio.handle(1, .received([PeerMessage(from: MemberID(3), to: MemberID(1), .lost)]))
+        trio.settle()
+        #expect(trio.with(2) { $0.store.members.alarms } == [Alarm(.repairing, of: MemberID(3))])
+        trio.pass(ticks: 20)
+        #expect(trio.with(2) { $0.store.members.alarms }.isEmpty && trio.agree() && trio.with(1) { $0.raft.membership.isVoter(MemberID(3)) })
+        trio.stop(2)
+        #expect(trio.carryOut(1, Fixture.put("after", "1")) != nil)
+    }
+
+    @Test("a repaired member whose calendar went back takes a number behind all of its runs that anyone remembers")
+    func runsGrow() throws {
+        var trio = try started { $0.lastRun = $0.incarnation - 1 }
+        trio.handle(1, .received([PeerMessage(from: MemberID(3), to: MemberID(1), .takesPart(run: 1_000))]))
+        trio.settle()
+        trio.stop(3)
+        let sent = trio.sent.count
+        try trio.restart(3, losing: true)
+        trio.pass(ticks: 80)
+        #expect(trio.node(3, \.wasRepaired) && trio.node(3, \.lastRun) == 1_001)
+        let told = trio.sent[sent...].filter { $0.from == MemberID(3) && $0.body == .takesPart(run: 1_001) }.map(\.to.rawValue)
+        #expect(Set(told) == [1, 2])
     }
 
     // MARK: Those who know nobody any more

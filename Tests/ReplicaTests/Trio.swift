@@ -88,11 +88,11 @@ struct Trio {
         let node = nodes[number - 1]
         return NodeFacts(
             outcomes: node.node.outcomes, events: node.node.events, halted: node.node.halted, outOfService: node.node.outOfService,
-            wasRepaired: node.node.wasRepaired, wasReplaced: node.node.wasReplaced, firstEntry: node.node.log.entries.first?.index ?? 0)[keyPath: path]
+            wasRepaired: node.node.wasRepaired, wasReplaced: node.node.wasReplaced, firstEntry: node.node.log.entries.first?.index ?? 0, lastRun: node.node.lastRun)[keyPath: path]
     }
     struct NodeFacts {
         var outcomes: [Ticket: Outcome], events: [WatchEvent], halted: String?, outOfService: String?, wasRepaired: Bool, wasReplaced: Int
-        var firstEntry: LogIndex
+        var firstEntry: LogIndex, lastRun: UInt64?
     }
     var leader: Int? {
         let leaders = (1...nodes.count).filter { number in !nodes[number - 1].node.isDown && with(number) { $0.isLeader } }
