@@ -54,12 +54,13 @@ torture: setup-test build
 	failed=0; for members in $(MEMBERS); do \
 	    .build/release/coffer-torture --server $(SERVER) --members $$members --histories $(HISTORIES) --seed $(SEED) || failed=1; done; exit $$failed
 
+# Narrowed to the cores: nothing else is built for them.
 simulate: setup-build
-	$(SWIFT_BUILD) $(RELEASE) --product simulate
+	COFFER_ONLY=simulate,Simulation $(SWIFT_BUILD) $(RELEASE) --product simulate
 	.build/release/simulate $(if $(WORLD),--world $(WORLD)) $(if $(STEPS),--steps $(STEPS)) $(if $(FROM),--from $(FROM))
 
 mutants: setup-build
-	COFFER_MUTANTS=1 $(SWIFT_BUILD) --scratch-path .build/mutants $(RELEASE) --product simulate
+	COFFER_ONLY=simulate,Simulation COFFER_MUTANTS=1 $(SWIFT_BUILD) --scratch-path .build/mutants $(RELEASE) --product simulate
 	.build/mutants/release/simulate --mutants
 
 bench: setup-bench build

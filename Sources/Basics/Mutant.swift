@@ -15,7 +15,11 @@ package enum Mutant: String, CaseIterable, Sendable {
     case learnersCounted, oneSideOfJointDecides, twoChangesAtOnce, autoLeaveForgotten
     // The store, its log and its records.
     case forwardedAppliedTwice, deposedAcknowledges, eventsPublishedTwice, readBeforeApplied, appliedIndexAhead, logCutTooFar
-    case syncSkipped, leaseEndsEarly, keyDestroyedInUse
+    case syncSkipped, leaseEndsEarly, leaseKeysStay, keyDestroyedInUse, revisionFromRecords, historySplitsRevision
+    // Members that lost something.
+    case damagedVoterReadmitted, putBackUnnoticed
+    // Sealing.
+    case nonceTooShort, keyNameNotBound
     // The agents of nodes.
     case wipeSkipped, graceNeverEnds, secretOfOtherNamespace, olderViewAccepted
 

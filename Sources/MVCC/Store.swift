@@ -266,6 +266,7 @@ package struct Store: ~Copyable, Sendable {
     private mutating func revoke(_ id: LeaseID, _ applied: inout Applied) -> Result<CommandResult, CommandRefusal> {
         guard leases[id] != nil else { return .failure(.leaseNotFound) }
         for key in leases.keys(of: id) {
+            if Mutant.isActive(.leaseKeysStay), changes > 0 { break }
             guard let entry = index.find(key), entry.isLive else { preconditionFailure("a lease names a key that does not exist") }
             remove(entry, key, &applied)
         }

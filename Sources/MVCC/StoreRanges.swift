@@ -105,6 +105,7 @@ extension Store {
             end = found.firstIndex { $0.revision.main == cut }!
             if end == 0 { end = found.firstIndex { $0.revision.main > cut } ?? found.count }
             told = end < found.count ? found[end].revision.main - 1 : told
+            if Mutant.isActive(.historySplitsRevision) { (end, told) = (limit, found[limit - 1].revision.main) }
         }
         let events = found[..<end].map { event(of: $0.entry, at: $0.revision) }
         return History(events: events, through: told)

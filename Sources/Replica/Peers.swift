@@ -295,6 +295,8 @@ extension Replica {
         if raft.membership.isLearner(damaged), !store.members.hasAlarm(.repairing, of: damaged), store.members.hasAlarm(.corrupt, of: damaged) {
             // What it held is gone. A voter's alarms go when it votes again.
             propose([Proposal(ticket: nil, command: .alarm(Alarm(.corrupt, of: damaged), isRaised: false))], into: &effects)
+        } else if Mutant.isActive(.damagedVoterReadmitted), raft.membership.isVoter(damaged) {
+            effects.append(.send([PeerMessage(from: member, to: damaged, .readmitted(through: 0))]))
         } else if raft.membership.isLearner(damaged) {
             let isAsked = (rounds.flatMap(\.asked) + postponed).contains { if case .damaged(damaged) = $0.asker { true } else { false } }
             if !isAsked { ask([Asked(asker: .damaged(damaged), kind: .revision, deadline: now + configuration.hashMilliseconds)], into: &effects) }

@@ -157,7 +157,7 @@ extension Replica {
         guard var recognition else { return }
         recognition.run = max(recognition.run, told.run &+ 1)
         let last = raft.log.last.index, term = raft.hardState.term
-        if told.run > recognition.lastRun || (told.term, told.index) > (term, last) {
+        if told.run > recognition.lastRun || (told.term, told.index) > (term, last), !Mutant.isActive(.putBackUnnoticed) {
             let more = told.run > recognition.lastRun ? "a later run of this member"
                 : "term \(told.term) and entry \(told.index) of this member, which ends with term \(term) and entry \(last)"
             let reason = "the disk of this member was put back to an earlier state: member \(String(told.member.rawValue, radix: 16)) knows of \(more)"

@@ -77,6 +77,7 @@ enum Envelope {
         precondition(blob.count == headerBytes + overheadBytes + plaintext.count)
         unsafe nonces.draw(into: UnsafeMutableRawBufferPointer(rebasing: blob[headerBytes..<headerBytes + nonceBytes]))
         let start = blob.baseAddress!
+        if Mutant.isActive(.nonceTooShort) { unsafe sodium_memzero(start + headerBytes + 2, nonceBytes - 2) }
         unsafe derive(purpose, key, context: context, blob: UnsafeRawPointer(start), headerBytes: headerBytes) { derived, associated in
             unsafe (start + headerBytes + nonceBytes).copyMemory(from: derived + keyBytes, byteCount: commitmentBytes)
             let out = unsafe (start + headerBytes + nonceBytes + commitmentBytes).assumingMemoryBound(to: UInt8.self)
@@ -113,7 +114,7 @@ enum Envelope {
         _ body: (_ derived: UnsafeMutableRawPointer, _ associated: UnsafeRawBufferPointer) -> R
     ) -> R {
         // derived 64 | nonce 24 | dom16 | u32 | header | context
-        let associatedBytes = 16 + 4 + headerBytes + context.encodedBytes
+        let associatedBytes = 16 + 4 + headerBytes + (Mutant.isActive(.keyNameNotBound) ? 0 : context.encodedBytes)
         return unsafe withUnsafeTemporaryAllocation(byteCount: 64 + nonceBytes + associatedBytes, alignment: 16) { scratch in
             let base = scratch.baseAddress!
             defer { unsafe sodium_memzero(base, 64) }
@@ -122,7 +123,7 @@ enum Envelope {
             unsafe purpose.store(in: associated, at: 0)
             unsafe associated.storeBytes(of: UInt32(headerBytes).bigEndian, toByteOffset: 16, as: UInt32.self)
             unsafe (associated + 20).copyMemory(from: blob, byteCount: headerBytes)
-            unsafe context.store(in: associated, at: 20 + headerBytes)
+            if !Mutant.isActive(.keyNameNotBound) { unsafe context.store(in: associated, at: 20 + headerBytes) }
             let status = unsafe crypto_generichash_blake2b_salt_personal(
                 base.assumingMemoryBound(to: UInt8.self), 64, input.assumingMemoryBound(to: UInt8.self), UInt64(nonceBytes + associatedBytes),
                 key, keyBytes, input.assumingMemoryBound(to: UInt8.self), associated.assumingMemoryBound(to: UInt8.self))

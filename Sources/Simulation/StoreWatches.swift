@@ -57,7 +57,7 @@ extension StoreWorld {
         while watchers[position].next <= store {
             do {
                 let from = watchers[position].next
-                let history = try members[number].replica.store.changes(in: watchers[position].range, from: from, through: store, limit: 50)
+                let history = try members[number].replica.store.changes(in: watchers[position].range, from: from, through: store, limit: 7)
                 tell(position, number, history.events, through: history.through)
                 guard model.violation == nil, history.through >= from else { return }
             } catch { return model.fail(.watchOrder, "member \(number + 1) does not show changes from \(watchers[position].next): \(error)") }

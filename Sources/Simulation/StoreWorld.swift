@@ -270,7 +270,8 @@ package struct StoreWorld: ~Copyable {
                 member.notes.lastRun = run
                 if member.isPutBack { model.fail(.damageNoticed, "member \(number + 1) takes part, though its disk was put back") }
             case .membersChanged: reviewMembers()
-            case .written, .keysChanged, .compacted: break
+            case .compacted: crashBehindCompaction(number)
+            case .written, .keysChanged: break
             }
         }
         let applied = member.replica.store.appliedIndex
@@ -363,6 +364,11 @@ package struct StoreWorld: ~Copyable {
         for aim in profile.aims where aim.moment == moment && faultChance.happens(perMillion: aim.perMillion) && ledger.admits() {
             queue.schedule(.aimed(aim.mishap, Int32(number)), at: now)
         }
+    }
+    /// About when the records are rid of what was compacted.
+    private mutating func crashBehindCompaction(_ number: Int) {
+        guard healedAt == nil, profile.mishaps.contains(.crash), storeChance.below(8) == 0, ledger.admits() else { return }
+        queue.schedule(.aimed(.crash, Int32(number)), at: now + UInt32(storeChance.among(1...2 * storeEvery)))
     }
     mutating func suffer(_ mishap: Mishap, _ number: Int) {
         guard !isDiskPutBack else { return }

@@ -20,27 +20,37 @@ enum Mutants {
     }
     private static func pad(_ text: String, _ width: Int) -> String { text + String(repeating: " ", count: max(1, width - text.count)) }
 
-    private static func trial(_ mutant: Mutant) throws -> (isCaught: Bool, text: String) {
-        let world = mutant.world
+    private static func run(_ arguments: [String]) throws -> (text: String, isTrapped: Bool, status: Int32) {
         let process = Process()
         process.executableURL = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
-        process.arguments = ["--world", world.rawValue, "--mutant", mutant.rawValue, "--steps", "\(mutant.stepsMax)", "--jobs", "1"]
+        process.arguments = arguments
         let output = Pipe()
         process.standardOutput = output
         process.standardError = FileHandle.nullDevice
         try process.run()
         let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
         process.waitUntilExit()
+        return (text, process.terminationReason == .uncaughtSignal, process.terminationStatus)
+    }
+    private static func trial(_ mutant: Mutant) throws -> (isCaught: Bool, text: String) {
+        let world = mutant.world
+        let (text, isTrapped, _) = try run(["--world", world.rawValue, "--mutant", mutant.rawValue, "--steps", "\(mutant.stepsMax)", "--jobs", "1"])
         let lines = text.split(separator: "\n")
+        // "@ seed steps": what was begun, and how many steps had been taken by then.
+        guard let begun = lines.last(where: { $0.hasPrefix("@ ") })?.split(separator: " "), begun.count == 3, let before = Int(begun[2]) else {
+            return (false, "did not run")
+        }
+        let verdict: String
         if let caught = lines.last(where: { $0.hasPrefix("caught ") }) {
             let parts = caught.split(separator: " ", maxSplits: 2)
-            return (true, "caught after \(parts[1]) steps: \(parts[2])")
-        }
-        let begun = lines.last { $0.hasPrefix("@ ") }?.split(separator: " ") ?? []
-        if process.terminationReason == .uncaughtSignal, begun.count == 3 {
-            return (true, "caught after \(begun[2]) steps and part of seed \(begun[1]): a precondition of the program's own")
-        }
-        return (false, "NOT CAUGHT in \(mutant.stepsMax) steps")
+            verdict = "caught after \(parts[1]) steps: \(parts[2])"
+        } else if isTrapped {
+            verdict = "caught after \(before) steps and part of seed \(begun[1]): a precondition of the program's own"
+        } else { return (false, "NOT CAUGHT in \(mutant.stepsMax) steps") }
+        // It is the mutant's doing only if the same seed keeps all promises without it.
+        let (_, isTrappedAnyway, status) = try run(["--world", world.rawValue, "--seed", String(begun[1])])
+        if isTrappedAnyway || status != 0 { return (false, "NOT CAUGHT: seed \(begun[1]) breaks a promise without it, too") }
+        return (true, verdict)
     }
 }
 
@@ -48,7 +58,8 @@ extension Mutant {
     var world: World {
         switch self {
         case .forwardedAppliedTwice, .deposedAcknowledges, .eventsPublishedTwice, .readBeforeApplied, .appliedIndexAhead, .logCutTooFar,
-             .syncSkipped, .leaseEndsEarly, .keyDestroyedInUse, .wipeSkipped, .graceNeverEnds, .secretOfOtherNamespace, .olderViewAccepted: .store
+             .syncSkipped, .leaseEndsEarly, .leaseKeysStay, .keyDestroyedInUse, .revisionFromRecords, .historySplitsRevision,
+             .damagedVoterReadmitted, .putBackUnnoticed, .nonceTooShort, .keyNameNotBound, .wipeSkipped, .graceNeverEnds, .secretOfOtherNamespace, .olderViewAccepted: .store
         default: .raft
         }
     }

@@ -101,7 +101,10 @@ struct Simulate: AsyncParsableCommand {
                     var totals = RunTotals()
                     var seed = first + UInt64(worker)
                     while totals.steps < wanted / jobs, goesOn || totals.failure == nil {
-                        if showsSeeds { print("@ \(seed) \(totals.steps)") }
+                        if showsSeeds {
+                            print("@ \(seed) \(totals.steps)")
+                            fflush(nil) // a precondition may end it
+                        }
                         totals.add(world.run(world.plan(seed: seed)))
                         seed += UInt64(jobs)
                     }
