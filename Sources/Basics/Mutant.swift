@@ -15,7 +15,7 @@ package enum Mutant: String, CaseIterable, Sendable {
     case learnersCounted, oneSideOfJointDecides, twoChangesAtOnce, autoLeaveForgotten
     // The store, its log and its records.
     case forwardedAppliedTwice, deposedAcknowledges, eventsPublishedTwice, readBeforeApplied, appliedIndexAhead, logCutTooFar
-    case syncSkipped, leaseEndsEarly, leaseKeysStay, keyDestroyedInUse, revisionFromRecords, historySplitsRevision
+    case syncSkipped, leaseEndsEarly, leaseKeysStay, keyDestroyedInUse, compactionTooFar, historySplitsRevision
     // Members that lost something.
     case damagedVoterReadmitted, putBackUnnoticed
     // Sealing.

@@ -60,7 +60,7 @@ extension Store {
             guard state.revision >= revision, state.revision <= PackedCell.revisionMax else {
                 throw RestoreError("records reach revision \(revision), the state \(state.revision)")
             }
-            if !Mutant.isActive(.revisionFromRecords) { revision = state.revision }
+            revision = state.revision
             hash = StateHash(state.hash)
         } else if index.cellCount > 0 {
             throw RestoreError("there are records, but no word of the state they belong to")

@@ -5,10 +5,27 @@ package struct RunPlan: Sendable {
     package var steps: Int
     /// The only faults to be carried out, by number; `nil`: all.
     package var faults: [Int]?
+    /// Who takes part, where that is told and not left to the seed; then nothing goes wrong by itself (`Story`).
+    package var cast: Cast?
     /// Receives one line per event.
     package var view: (@Sendable (String) -> Void)?
     package init(seed: UInt64, steps: Int, faults: [Int]? = nil, view: (@Sendable (String) -> Void)? = nil) {
         self.seed = seed; self.steps = steps; self.faults = faults; self.view = view
+    }
+}
+
+/// Whole members and those around them.
+package struct Cast: Sendable {
+    package var members: Int
+    /// Members that may be added.
+    package var joiners: Int
+    /// With agents, and pods that come and go.
+    package var nodes: Int
+    package var clients: Int
+    /// Entries of its log that a member keeps for others.
+    package var windowEntriesMax: Int
+    package init(members: Int = 3, joiners: Int = 0, nodes: Int = 0, clients: Int = 3, windowEntriesMax: Int = 200) {
+        self.members = members; self.joiners = joiners; self.nodes = nodes; self.clients = clients; self.windowEntriesMax = windowEntriesMax
     }
 }
 

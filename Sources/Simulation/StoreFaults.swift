@@ -5,7 +5,7 @@ import Replica
 import WriteAheadLog
 
 /// What can go wrong beside a member's power and network (`Mishap`).
-enum StoreMishap: UInt8, CaseIterable, Sendable {
+package enum StoreMishap: UInt8, CaseIterable, Sendable {
     /// A node's agent ends, and starts again later.
     case killAgent
     /// It ends in the middle of the next thing it does; or only that fails, and is tried again.
@@ -40,6 +40,13 @@ struct StoreProfile: Sendable {
     var mishaps: [StoreMishap]
     var changeEvery: Int
 
+    /// Nothing goes wrong by itself.
+    init(nodes: Int) {
+        self.nodes = nodes
+        mishapEvery = 0
+        mishaps = []
+        changeEvery = 0
+    }
     init(_ chance: inout Chance) {
         nodes = chance.pick([0, 1, 2, 2])
         mishapEvery = chance.pick([0, 1_000, 3_000, 8_000])
@@ -58,7 +65,7 @@ extension StoreWorld {
     }
 
     mutating func suffer(_ mishap: StoreMishap, _ number: Int) {
-        let outage = UInt32(20 + storeChance.below(profile.outageMax)), node = fleet.nodes.isEmpty ? nil : storeChance.below(fleet.nodes.count)
+        let outage = lasting(storeChance.below(profile.outageMax)), node = fleet.nodes.isEmpty ? nil : storeChance.below(fleet.nodes.count)
         let member = members[number], extent = storeChance.below(12), jump = Int64(storeChance.among(-4_000...4_000))
         let rot = storeChance.pick(SectorDisk.Rot.allCases)
         show(number) { "suffers \(mishap)" }
@@ -253,6 +260,10 @@ extension StoreWorld {
         }
     }
 
+    mutating func ask(_ number: Int, to step: MemberStep) {
+        show(number) { "is asked to \(step)" }
+        propose(.member(.change([step])), Self.operatorClient, number, .other)
+    }
     /// Adds, promotes and removes, one after another.
     mutating func operate() {
         guard healedAt == nil else { return }
@@ -276,7 +287,7 @@ extension StoreWorld {
             guard 2 * well > left.count else { return }
             step = .remove(member.id)
         }
-        show(number) { "is asked to \(step)" }
-        propose(.member(.change([step])), Self.operatorClient, number, .other)
+        moment(.changeProposed, members.firstIndex { $0.isUp && $0.replica.isLeader } ?? number)
+        ask(number, to: step)
     }
 }

@@ -231,7 +231,7 @@ extension StoreWorld {
     mutating func stopAgent(_ number: Int) {
         fleet.nodes[number].die()
         fleet.streams[number] = nil
-        queue.schedule(.agentStarts(Int32(number)), at: now + UInt32(20 + storeChance.below(profile.outageMax)))
+        queue.schedule(.agentStarts(Int32(number)), at: now + lasting(storeChance.below(profile.outageMax)))
     }
     mutating func startAgent(_ number: Int) {
         guard !fleet.nodes[number].isUp else { return }

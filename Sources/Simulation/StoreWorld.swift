@@ -88,13 +88,16 @@ package struct StoreWorld: ~Copyable {
             chance = Chance(seed: plan.seed &+ 0x5704e)
             root = try RootKey.random(generation: 1)
             keyring = Keyring(id: Keyring.newID(), root: root)
-            let count = chance.pick([1, 3, 3, 3, 5]), window = chance.pick([20, 200, 50_000]), checkpointEvery = Int64(chance.pick([2_000, 300_000]))
+            var count = chance.pick([1, 3, 3, 3, 5]), window = chance.pick([20, 200, 50_000])
+            let checkpointEvery = Int64(chance.pick([2_000, 300_000]))
+            var spares = count > 1 ? chance.pick([0, 0, 1, 2]) : 0
+            if let cast = plan.cast { (count, spares, window) = (cast.members, cast.joiners, cast.windowEntriesMax) }
             let founders = (1...count).map { ClusterMember(id: MemberID(UInt64($0)), name: "m\($0)", peerURLs: ["https://m\($0)"]) }
-            let spares = count > 1 ? chance.pick([0, 0, 1, 2]) : 0
+            let windowEntriesMax = window
             for number in 0..<count + spares {
                 let key = try FileKey(key: SecretBytes.random(count: 32), generation: 1)
                 members.append(try StoreMember(number: number, founders: founders, keyring: keyring.id, key: key, chance: &chance) { configuration in
-                    configuration.windowEntriesMax = window
+                    configuration.windowEntriesMax = windowEntriesMax
                     configuration.leaseCheckpointMilliseconds = checkpointEvery
                 })
             }
@@ -119,10 +122,12 @@ package struct StoreWorld: ~Copyable {
         storeEvery = chance.pick([50, 300, 2_000])
         nodeChance = chance.split()
         storeChance = chance.split()
-        storeProfile = StoreProfile(&profileChance)
+        storeProfile = plan.cast.map { StoreProfile(nodes: $0.nodes) } ?? StoreProfile(&profileChance)
+        if plan.cast != nil { profile = .calm }
         let putsBack = storeProfile.mishaps.contains { $0 == .putBackDisk || $0 == .lieOfSync }
         imageEvery = putsBack ? storeChance.pick([2, 10, 50]) : 0
-        clients = StoreClients(count: chance.pick([1, 3, 8]), keyring: beginning.keyring, root: beginning.root)
+        let clientCount = chance.pick([1, 3, 8])
+        clients = StoreClients(count: plan.cast?.clients ?? clientCount, keyring: beginning.keyring, root: beginning.root)
         // The promises of Raft itself are tried a hundred times faster in a world of their own.
         profile.mishaps.removeAll { $0 == .quarantine || $0 == .rival }
         if profile.mishaps.isEmpty { profile.mishaps = [.crash] }
@@ -145,6 +150,14 @@ package struct StoreWorld: ~Copyable {
         beginWatches(clientChance.pick([0, 2, 5]))
     }
 
+    /// The next event, if it is before that time, and no promise is broken.
+    mutating func goesOn(before time: UInt32) -> Bool {
+        guard model.violation == nil, now < time, let (next, event) = queue.next() else { return false }
+        now = next
+        hash.mix(UInt64(next))
+        handle(event)
+        return true
+    }
     mutating func run() {
         var events = 0
         while model.violation == nil, !isDone, let (time, event) = queue.next() {
@@ -200,7 +213,7 @@ package struct StoreWorld: ~Copyable {
         case .transfer:
             queue.schedule(.transfer, at: now + UInt32(clientChance.among(2_000...9_000)))
             let number = clientChance.below(members.count), target = clientChance.below(members.count)
-            if healedAt == nil, !isPaused(number) { step(number, .transfer(to: members[target].id)) }
+            if healedAt == nil, plan.cast == nil, !isPaused(number) { step(number, .transfer(to: members[target].id)) }
         case .mishap:
             guard healedAt == nil else { return }
             queue.schedule(.mishap, at: now + UInt32(faultChance.among(1...profile.mishapEvery)))
@@ -286,6 +299,7 @@ package struct StoreWorld: ~Copyable {
 
     private mutating func stand(_ number: Int, _ standing: Raft.Standing) {
         show(number) { "is \(standing.position) of term \(standing.term)" }
+        if standing.position == .candidate { moment(.campaigned, number) }
         guard standing.position == .leader else { return }
         if let other = leaders[standing.term], other != number { model.fail(.electionSafety, "two leaders in term \(standing.term)") }
         leaders[standing.term] = number
@@ -328,6 +342,7 @@ package struct StoreWorld: ~Copyable {
         if let last = writes.last {
             member.durable = last.stored.last.index
             moment(.appendDurable, number)
+            if writes.contains(where: { $0.afterwards.contains(where: \.grantsVote) }) { moment(.voteDurable, number) }
         }
         for write in writes where model.violation == nil {
             for message in write.afterwards { send(message, from: number) }
@@ -365,14 +380,16 @@ package struct StoreWorld: ~Copyable {
             queue.schedule(.aimed(aim.mishap, Int32(number)), at: now)
         }
     }
+    /// How long something lasts: what is told lasts as long as told.
+    func lasting(_ drawn: Int) -> UInt32 { plan.cast == nil ? UInt32(20 + drawn) : UInt32(profile.outageMax) }
     /// About when the records are rid of what was compacted.
     private mutating func crashBehindCompaction(_ number: Int) {
-        guard healedAt == nil, profile.mishaps.contains(.crash), storeChance.below(8) == 0, ledger.admits() else { return }
+        guard healedAt == nil, plan.cast == nil, profile.mishaps.contains(.crash), storeChance.below(8) == 0, ledger.admits() else { return }
         queue.schedule(.aimed(.crash, Int32(number)), at: now + UInt32(storeChance.among(1...2 * storeEvery)))
     }
     mutating func suffer(_ mishap: Mishap, _ number: Int) {
         guard !isDiskPutBack else { return }
-        let outage = UInt32(20 + faultChance.below(profile.outageMax)), other = faultChance.below(members.count)
+        let outage = lasting(faultChance.below(profile.outageMax)), other = faultChance.below(members.count)
         let group = 1 + faultChance.below((1 << members.count) - 1)
         show(number) { "suffers \(mishap)" }
         switch mishap {
@@ -398,7 +415,7 @@ package struct StoreWorld: ~Copyable {
         report.crashes += 1
         clients.abandon(at: number)
         show(number) { "crashes" }
-        queue.schedule(.restart(Int32(number)), at: now + UInt32(20 + faultChance.below(profile.outageMax)))
+        queue.schedule(.restart(Int32(number)), at: now + lasting(faultChance.below(profile.outageMax)))
     }
     private mutating func restart(_ number: Int) {
         let member = members[number]
@@ -453,7 +470,7 @@ package struct StoreWorld: ~Copyable {
 
     // MARK: - Recovery
 
-    private mutating func heal() {
+    mutating func heal() {
         healedAt = now
         profile = .calm
         network.heal()
@@ -531,6 +548,9 @@ package struct StoreWorld: ~Copyable {
 }
 
 extension PeerMessage {
+    fileprivate var grantsVote: Bool {
+        if case .raft(let inner) = body, case .voteResponse(granted: true) = inner.body { true } else { false }
+    }
     /// What arrives once or never (`Forwards`).
     fileprivate var isForwarded: Bool { if case .forward = body { true } else { false } }
     /// About what members remember of each other.

@@ -58,7 +58,7 @@ extension Mutant {
     var world: World {
         switch self {
         case .forwardedAppliedTwice, .deposedAcknowledges, .eventsPublishedTwice, .readBeforeApplied, .appliedIndexAhead, .logCutTooFar,
-             .syncSkipped, .leaseEndsEarly, .leaseKeysStay, .keyDestroyedInUse, .revisionFromRecords, .historySplitsRevision,
+             .syncSkipped, .leaseEndsEarly, .leaseKeysStay, .keyDestroyedInUse, .compactionTooFar, .historySplitsRevision,
              .damagedVoterReadmitted, .putBackUnnoticed, .nonceTooShort, .keyNameNotBound, .wipeSkipped, .graceNeverEnds, .secretOfOtherNamespace, .olderViewAccepted: .store
         default: .raft
         }
