@@ -677,7 +677,8 @@ package struct RaftWorld: ~Copyable {
     private var hasRecovered: Bool {
         guard let leader = newestLeader, checker.committed.last > committedWhenHealed else { return false }
         let membership = members[leader].raft.membership, last = members[leader].raft.log.last.index
-        if membership.isJoint { return false }
+        // A leader that was asked to hand over before all was healed may yet do it.
+        if membership.isJoint || members[leader].raft.transferTarget != nil { return false }
         return membership.members.allSatisfy { id in
             let member = members[Int(id.rawValue) - 1]
             return member.isUp && member.applied == last && member.raft.term == members[leader].raft.term && !member.raft.isQuarantined
