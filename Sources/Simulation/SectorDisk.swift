@@ -10,6 +10,8 @@ final class SectorDisk: LogMedium {
     struct Segment {
         var id: UInt64
         var bytes: Bytes
+        /// How far anything was ever written; what the bytes are must decide nothing, since keys and nonces differ from run to run.
+        var used = 0
     }
     private enum Operation {
         case begin(UInt64)
@@ -64,7 +66,10 @@ final class SectorDisk: LogMedium {
     private func perform(_ operation: Operation) {
         switch operation {
         case .begin(let id):
-            if let position = segments.firstIndex(where: { $0.id == id }) { segments[position].bytes = Bytes(repeating: 0, count: segmentBytes) } else {
+            if let position = segments.firstIndex(where: { $0.id == id }) {
+                segments[position].bytes = Bytes(repeating: 0, count: segmentBytes)
+                segments[position].used = 0
+            } else {
                 segments.append(Segment(id: id, bytes: Bytes(repeating: 0, count: segmentBytes)))
                 segments.sort { $0.id < $1.id }
             }
@@ -78,6 +83,7 @@ final class SectorDisk: LogMedium {
     private func place(_ bytes: ArraySlice<UInt8>, at offset: Int, of id: UInt64) {
         guard let position = segments.firstIndex(where: { $0.id == id }) else { return }
         segments[position].bytes.replaceSubrange(offset..<offset + bytes.count, with: bytes)
+        segments[position].used = max(segments[position].used, offset + bytes.count)
     }
 
     /// Power is cut somewhere in what is pending. Up to a sync that was reached all is there; behind it, any sectors.
@@ -126,7 +132,7 @@ final class SectorDisk: LogMedium {
         }
         guard !candidates.isEmpty else { return false }
         let position = chance.pick(candidates), id = segments[position].id
-        let used = id == lastSync.segment ? lastSync.offset : (segments[position].bytes.lastIndex { $0 != 0 } ?? 0) + 1
+        let used = id == lastSync.segment ? lastSync.offset : segments[position].used
         guard used > 0 else { return false }
         let before = segments[position].bytes, place = chance.below(used), other = chance.pick(candidates)
         let start = place / Self.sectorBytes * Self.sectorBytes, end = min(used, start + Self.sectorBytes)
@@ -182,6 +188,7 @@ final class SectorDisk: LogMedium {
             let start = segments[position].id == id ? offset : 0
             let count = segments[position].bytes.count - start
             segments[position].bytes.replaceSubrange(start..., with: Bytes(repeating: 0, count: count))
+            segments[position].used = min(segments[position].used, start)
         }
     }
 }

@@ -15,6 +15,32 @@ struct TrackRecordTests {
         #expect(World.raft.run(World.raft.plan(seed: 1376)).violation == nil)
     }
 
+    @Test("a leader that was asked to hand over before all was healed does so afterwards, and that is no unrest")
+    func lateTransfer() {
+        #expect(World.raft.run(World.raft.plan(seed: 767)).violation == nil)
+    }
+
+    @Test("a learner that lost what it held waits for nobody to make a voter of it", arguments: [1175, 1643] as [UInt64])
+    func damagedLearner(seed: UInt64) {
+        #expect(World.store.run(World.store.plan(seed: seed)).violation == nil)
+    }
+
+    @Test("a call for help that is answered already leaves no alarm behind")
+    func lateCallForHelp() {
+        #expect(World.store.run(World.store.plan(seed: 60)).violation == nil)
+    }
+
+    @Test("a disk that was put back, a crash during its repair and a calendar set back: the next start is no second put-back")
+    func runAfterPutBack() {
+        #expect(World.store.run(World.store.plan(seed: 5551)).violation == nil)
+    }
+
+    @Test("what only the simulator did wrong: streams that went on behind a loss, a removal of those whom the damaged need, forwarded commands copied",
+          arguments: [4093, 4143, 5246] as [UInt64])
+    func simulatorsOwn(seed: UInt64) {
+        #expect(World.store.run(World.store.plan(seed: seed)).violation == nil)
+    }
+
     @Test("taking faults away from a run that breaks no promise finds nothing")
     func nothingToShrink() {
         var plan = World.raft.plan(seed: 3)
