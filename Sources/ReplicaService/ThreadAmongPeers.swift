@@ -189,6 +189,7 @@ extension ReplicaThread {
 
     func endRepair() {
         do { try mark.clear() } catch { return fail("the end of a repair: \(error)") }
-        logger.notice("this member has caught up and votes again")
+        let isVoter = replica.raft.membership.isVoter(replica.member)
+        logger.notice(isVoter ? "this member has caught up and votes again" : "this member has caught up, and is a learner again")
     }
 }
