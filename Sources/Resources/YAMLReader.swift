@@ -20,7 +20,12 @@ enum YAMLReader {
     /// One value per document that is not empty, with the line it begins at.
     /// Secrets stand where `place` says; by default where the document's own kind has them.
     static func documents(_ bytes: Bytes, secrets place: SecretPlace? = nil) throws(MalformedDocument) -> [(value: JSONValue, line: Int)] {
-        guard let text = String(validating: bytes, as: UTF8.self) else { throw MalformedDocument("invalid UTF-8", line: 0, column: 0) }
+        guard let text = String(validating: bytes, as: UTF8.self) else {
+            // No character reaches over the end of a line.
+            let lines = bytes.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
+            let line = lines.firstIndex { String(validating: $0, as: UTF8.self) == nil }
+            throw MalformedDocument("invalid UTF-8", line: line.map { $0 + 1 } ?? 0, column: 0)
+        }
         try checkNesting(bytes)
         try checkAliases(bytes)
         var documents: [(JSONValue, Int)] = [], nodesLeft = nodesMax
@@ -175,7 +180,9 @@ extension MalformedDocument {
         case .duplicatedKeysInMapping(let names, let context):
             let name = names.first.map { " \"\($0.prefix(Self.nameCharactersMax))\"" } ?? ""
             self.init("duplicate field\(name)", line: context.mark.line, column: context.mark.column)
-        case .reader(let problem, _, _, _): self.init(problem, line: 0, column: 0)
+        case .reader(let problem, let offset, _, let yaml):
+            let before = offset.map { yaml.prefix($0).utf8.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false) } ?? []
+            self.init(problem, line: before.count, column: before.last.map { $0.count + 1 } ?? 0)
         default: self.init("the YAML cannot be read", line: 0, column: 0)
         }
     }

@@ -55,11 +55,18 @@ func yaml(_ text: String) throws -> JSONValue { try #require(try YAMLReader.docu
         arguments: [
             ("a: b\nc: [canary\n", 3), ("b: 1\na: canary\na: 2\n", 2), ("kind: Secret\ndata:\n  x: canary!\n", 3), ("kind: Secret\ndata:\n  x: 4711\n", 3),
             ("a: *canary\n", 1), ("a: !!binary canary\n", 1), ("a:\n\t- canary\n", 2), ("kind: Secret\nstringData:\n  x: true\n", 3), ("? [canary]\n: 1\n", 1),
+            ("a: b\nb: ü\nc: \u{7}canary\n", 3),
         ])
     func malformed(_ text: String, line: Int) {
         let error = #expect(throws: MalformedDocument.self) { try YAMLReader.documents(Bytes(text.utf8)) }
         #expect(error?.line == line)
         #expect(error?.description.contains("canary") == false && error?.description.contains("4711") == false)
+    }
+
+    @Test("what is no text is refused with its line")
+    func notText() {
+        let error = #expect(throws: MalformedDocument.self) { try YAMLReader.documents(Bytes("a: ü\nb: ".utf8) + [0xff, 0x0a]) }
+        #expect(error?.line == 2)
     }
 
     @Test("anchors, aliases and merge keys work")
