@@ -34,25 +34,30 @@ final class SimulatedDisk: FileSystem {
     var names: [String] { state.withLock { $0.files.keys.sorted() } }
 
     /// The disk after the power came back: per sector and per name, old or new by chance where it was not synced.
+    /// All of it at one moment: the disk is at work meanwhile.
     func afterPowerCut(_ generator: inout SeededGenerator) -> SimulatedDisk {
         let after = SimulatedDisk()
-        let (current, durable) = state.withLock { ($0.files, $0.durableNames) }
-        for name in Set(current.keys).union(durable.keys).sorted() {
-            let node: Node?
-            if current[name] === durable[name] { node = current[name] } else { node = Bool.random(using: &generator) ? current[name] : durable[name] }
-            guard let node else { continue }
-            var bytes = node.durable
-            if node.bytes != node.durable {
-                if node.bytes.count > bytes.count { bytes += [UInt8](repeating: 0, count: node.bytes.count - bytes.count) }
-                for start in stride(from: 0, to: node.bytes.count, by: 512) where Bool.random(using: &generator) {
-                    let sector = start..<min(start + 512, node.bytes.count)
-                    bytes.replaceSubrange(sector, with: node.bytes[sector])
-                }
+        let survivors = state.withLock { state in
+            Set(state.files.keys).union(state.durableNames.keys).sorted().compactMap { name in
+                let current = state.files[name], durable = state.durableNames[name]
+                let node = current === durable || Bool.random(using: &generator) ? current : durable
+                return node.map { Node(name, Self.survivingBytes(of: $0, &generator)) }
             }
-            let survivor = Node(name, bytes)
-            after.state.withLock { $0.files[name] = survivor; $0.durableNames[name] = survivor }
+        }
+        after.state.withLock { state in
+            for survivor in survivors { (state.files[survivor.name], state.durableNames[survivor.name]) = (survivor, survivor) }
         }
         return after
+    }
+    private static func survivingBytes(of node: Node, _ generator: inout SeededGenerator) -> [UInt8] {
+        var bytes = node.durable
+        guard node.bytes != node.durable else { return bytes }
+        if node.bytes.count > bytes.count { bytes += [UInt8](repeating: 0, count: node.bytes.count - bytes.count) }
+        for start in stride(from: 0, to: node.bytes.count, by: 512) where Bool.random(using: &generator) {
+            let sector = start..<min(start + 512, node.bytes.count)
+            bytes.replaceSubrange(sector, with: node.bytes[sector])
+        }
+        return bytes
     }
 
     private func last(_ path: String) -> String { String(path.split(separator: "/").last ?? "") }
