@@ -28,6 +28,7 @@ package protocol StoredFile: AnyObject, Sendable {
     func synchronizeData() throws(StorageFailure)
     /// Contents and attributes (`fsync`).
     func synchronize() throws(StorageFailure)
+    /// A second time it does nothing: the descriptor's number may be another file's by then.
     func close()
 }
 
@@ -92,6 +93,7 @@ package struct PosixFileSystem: FileSystem {
 
 final class PosixFile: StoredFile {
     private let descriptor: Int32
+    private let isOpen = Atomic<Bool>(true)
     private let bypassesCache = Atomic<Bool>(false)
     init(_ descriptor: Int32) { self.descriptor = descriptor }
 
@@ -140,7 +142,7 @@ final class PosixFile: StoredFile {
     func synchronize() throws(StorageFailure) {
         guard fsync(descriptor) == 0 else { throw .posix("fsync") }
     }
-    func close() { Glibc.close(descriptor) }
+    func close() { if isOpen.exchange(false, ordering: .relaxed) { Glibc.close(descriptor) } }
 }
 
 extension StorageFailure {

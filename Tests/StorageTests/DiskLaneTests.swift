@@ -68,6 +68,19 @@ struct DiskLaneTests {
         reopened.close()
     }
 
+    @Test("a file that is closed twice closes no other one, which has its descriptor by then")
+    func closedTwice() throws {
+        let directory = try TemporaryDirectory(), files = PosixFileSystem()
+        for round in 0..<20 {
+            let closed = try files.lock(directory.path + "/lock")
+            closed.close()
+            let other = try files.open(directory.path + "/\(round)", creating: true)
+            closed.close()
+            try other.synchronize()
+            other.close()
+        }
+    }
+
     @Test("cut removes only whole old segments")
     func cut() throws {
         let disk = SimulatedDisk()
