@@ -12,15 +12,18 @@ package struct Invocation: Sendable {
     package var edit: @Sendable (Bytes) throws -> Bytes
     package var environment: [String: String]
     package var now: @Sendable () -> Timestamp
+    /// How long a shell that asks for names waits for the server.
+    package var completionTimeout: Duration
     /// Made when the first request is, so that what needs no server needs no configuration.
     package var connect: @Sendable (GlobalOptions) throws -> (client: APIClient, namespace: String)
 
     package init(
         output: @escaping @Sendable (Bytes) -> Void, messages: @escaping @Sendable (String) -> Void, input: @escaping @Sendable () throws -> Bytes,
         edit: @escaping @Sendable (Bytes) throws -> Bytes = { $0 }, environment: [String: String], now: @escaping @Sendable () -> Timestamp,
-        connect: @escaping @Sendable (GlobalOptions) throws -> (client: APIClient, namespace: String)
+        completionTimeout: Duration = .seconds(3), connect: @escaping @Sendable (GlobalOptions) throws -> (client: APIClient, namespace: String)
     ) {
-        self.output = output; self.messages = messages; self.input = input; self.edit = edit; self.environment = environment; self.now = now; self.connect = connect
+        self.output = output; self.messages = messages; self.input = input; self.edit = edit; self.environment = environment; self.now = now
+        self.completionTimeout = completionTimeout; self.connect = connect
     }
 
     func print(_ line: String) { output(Bytes((line + "\n").utf8)) }

@@ -7,7 +7,6 @@ import Resources
 enum NameCompletion {
     /// Of the run that a shell's script has asked for completions.
     @TaskLocal static var invocation: Invocation?
-    private static let answerSeconds = 3
 
     /// A kind, then names of that kind; or `KIND/NAME`.
     @Sendable static func resources(_ words: [String], _ index: Int, _ prefix: String) async -> [String] {
@@ -38,7 +37,7 @@ enum NameCompletion {
                 return rows.compactMap { $0.at("object", "metadata", "name")?.stringValue.map(TableText.printable) }
             }
             group.addTask {
-                try? await Task.sleep(for: .seconds(answerSeconds))
+                try? await Task.sleep(for: invocation.completionTimeout)
                 return []
             }
             defer { group.cancelAll() }

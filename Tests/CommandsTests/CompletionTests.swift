@@ -5,7 +5,8 @@ import Testing
 
 @testable import Commands
 
-@Suite("completion") struct CompletionTests {
+/// One test at a time: which shell is asking is one variable of the whole process in the library that parses the line.
+@Suite("completion", .serialized) struct CompletionTests {
     @Test("each shell's script knows the verbs, the flags and the kinds, and the shell can read it", arguments: ["bash", "zsh", "fish"])
     func scripts(_ shell: String) async throws {
         let (script, code) = await CommandLineRun(server: MemoryServer()).run(["completion", shell])

@@ -28,7 +28,7 @@ struct CommandLineRun {
         let transcript = Transcript(), input = self.input, server = self.server
         let invocation = Invocation(
             output: { transcript.output($0) }, messages: { transcript.message($0) }, input: { input }, environment: environment, now: { MemoryServer.now },
-            connect: { _ in (APIClient(transport: server), "default") })
+            completionTimeout: .seconds(600), connect: { _ in (APIClient(transport: server), "default") })
         let code = await CofferCommand.run(arguments, in: invocation)
         return (transcript.lines, code)
     }
