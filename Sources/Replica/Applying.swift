@@ -44,7 +44,7 @@ extension Replica {
         }
     }
 
-    /// Decoded, unless it was proposed here.
+    /// Decoded, unless this member still holds what it proposed.
     private mutating func takeNext(_ index: LogIndex, _ replies: inout [Reply]) throws(MalformedBytes) -> Next {
         var tickets: [Ticket] = []
         for orphan in orphans.isEmpty ? [] : orphans.take(index) {
@@ -61,6 +61,10 @@ extension Replica {
         let entry = raft.log[index]
         guard !entry.payload.isEmpty else { return Next(command: .none, kind: entry.kind, tickets: tickets) }
         let (origin, bytes) = try Origin.split(entry.payload)
+        // What this member forwarded comes back as it was.
+        if let origin, origin.member == member, let command = forwards.command(origin, of: entry.payload) {
+            return Next(command: command, kind: entry.kind, origin: origin, tickets: tickets)
+        }
         return Next(command: try Command(decoding: bytes), kind: entry.kind, origin: origin, tickets: tickets)
     }
 

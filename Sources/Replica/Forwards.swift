@@ -74,12 +74,19 @@ struct Forwards: Sendable {
     }
 
     private func position(of sequence: UInt64) -> Int? {
+        // They come back in the order they went out.
+        if head < commands.count, commands[head].sequence == sequence { return head }
         var low = head, high = commands.count
         while low < high {
             let middle = (low + high) / 2
             if commands[middle].sequence < sequence { low = middle + 1 } else { high = middle }
         }
         return low < commands.count && commands[low].sequence == sequence ? low : nil
+    }
+    /// What waits under that origin, if those are its bytes.
+    func command(_ origin: Origin, of payload: Bytes) -> Command? {
+        guard origin.incarnation == incarnation, let position = position(of: origin.sequence), commands[position].payload == payload else { return nil }
+        return commands[position].command
     }
     /// Ends a command that was applied or refused.
     mutating func take(_ sequence: UInt64) -> Pending? {

@@ -237,7 +237,7 @@ final class ReplicaThread: @unchecked Sendable {
         case .putBack(let reason, let isRepaired): takeBack(reason, isRepaired: isRepaired)
         case .recognized(let run): takePart(in: run)
         case .repaired: endRepair()
-        case .written(let records): shared.overlay.insert(records[...])
+        case .written(let records): shared.overlay.insert(records)
         case .keysChanged: publishKeys()
         case .answer(let replies):
             guard failure == nil else { return }

@@ -321,7 +321,9 @@ private final class RecordThread: @unchecked Sendable {
         try database.write { transaction throws(StorageFailure) in
             for batch in batches {
                 precondition(batch.applied >= newState.applied, "the applied index never goes back")
-                for position in batch.records.indices { try store(batch.records[position], &newLast, transaction) }
+                // Borrowed one after the other: their values are not to be retained and let go of again.
+                let records = batch.records.span
+                for position in records.indices { try store(records[position], &newLast, transaction) }
                 for revision in batch.removed {
                     let key = RecordCodec.key(revision)
                     try unsafe key.withRawBytes { key throws(StorageFailure) in try unsafe transaction.delete(database.records, key) }
@@ -337,7 +339,7 @@ private final class RecordThread: @unchecked Sendable {
         return newState.applied
     }
 
-    private func store(_ record: Record, _ last: inout Revision?, _ transaction: Database.Transaction) throws(StorageFailure) {
+    private func store(_ record: borrowing Record, _ last: inout Revision?, _ transaction: Database.Transaction) throws(StorageFailure) {
         switch record.value {
         case .tombstone: try unsafe store(record.version, UnsafeRawBufferPointer(start: nil, count: 0), &last, transaction)
         case .copy(let source):
