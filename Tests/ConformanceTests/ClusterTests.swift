@@ -51,9 +51,9 @@ import Testing
             // On a busy machine leadership moves by itself, too: between a question and what follows from its answer.
             var leader = "", next = ""
             try await until(128 /* no leader among the endpoints */, prints: "no leader endpoint") {
-                leader = try await cluster.leader(among: cluster.names)
-                next = try #require(cluster.names.first { $0 != leader })
-                return try await cluster.etcdctl([next], "move-leader", try await cluster.memberID(next, asking: [leader]))
+                let present = try await cluster.leader(among: cluster.names), other = try #require(cluster.names.first { $0 != present })
+                (leader, next) = (present, other)
+                return try await cluster.etcdctl([other], "move-leader", try await cluster.memberID(other, asking: [present]))
             }
             func leads(_ name: String, after move: (String) async throws -> Program) async throws {
                 let id = try await cluster.memberID(name, asking: cluster.names)

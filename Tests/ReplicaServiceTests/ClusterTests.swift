@@ -189,8 +189,12 @@ final class Members: Sendable {
         var isUnknown = false
         return try await retried {
             do { return try await self[number].propose(command).revision } catch {
-                if isUnknown, case .refused = error { return self[number].status().revision }
-                if error == .outcomeUnknown { isUnknown = true }
+                switch error {
+                case .outcomeUnknown: isUnknown = true
+                case .refused(.member(.notNow)), .refused(.member(.notInSync)): break // not yet
+                case .refused where isUnknown: return self[number].status().revision
+                default: break
+                }
                 throw error
             }
         }
