@@ -24,7 +24,7 @@ build: setup-build
 # folder in a process of its own, so that none of them waits for another one's event loops.
 CORES = Basics|SecretMemory|Raft|WriteAheadLog|MVCC|Replica|Sealing|FileSealing|Resources|Access|Mounts|Audit|Certificates|NodeProtocol|EtcdProtocol|ObjectStore|APIClient|Commands|Histories|Simulation|Tidy
 SHELLS = Storage ReplicaService Peers Barrier KeyVault Coffer RPC EtcdServer CofferClient APIServer StatusServer NodeAgent Conformance Differential Torture
-TEST = timeout --kill-after=10 900 swift test --skip-build
+TEST = timeout --kill-after=10 1800 swift test --skip-build
 
 # All of them, also after a failure; what failed is said once more at the end.
 test: setup-test

@@ -107,13 +107,9 @@ package final class AuditLog: Sendable {
         self.descriptor = descriptor
         self.waitingMax = waitingMax
         self.writer = writer
-        do throws(AuditError) {
-            guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else { throw errno == EWOULDBLOCK ? .inUse : .failed("flock", errno: errno) }
-            try endTornLine(path)
-        } catch {
-            Glibc.close(descriptor)
-            throw error
-        }
+        // All is set by now: what fails from here on is closed by `deinit`, and must not be closed twice.
+        guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else { throw errno == EWOULDBLOCK ? .inUse : .failed("flock", errno: errno) }
+        try endTornLine(path)
     }
     deinit { Glibc.close(descriptor) }
 

@@ -103,6 +103,8 @@ public final class KeptLease: Sendable {
 
     /// Whether the entries put with it are surely still there.
     public var isHeld: Bool { state.content.withLock { $0.ending == nil && ContinuousClock.now < $0.heldUntil } }
+    /// Later with each renewal.
+    var heldUntil: ContinuousClock.Instant { state.content.withLock { $0.heldUntil } }
 
     /// Waits until it is no longer kept, and says why.
     public func ended() async -> Ending {

@@ -84,7 +84,7 @@ package final class Subprocess: Sendable {
 
     /// Runs it to its end; throws what it printed if that was no success.
     @discardableResult
-    package static func run(_ program: String, _ arguments: String..., withinSeconds seconds: Double = 60) async throws -> String {
+    package static func run(_ program: String, _ arguments: String..., withinSeconds seconds: Double = 120) async throws -> String {
         guard let path = program.hasPrefix("/") ? program : find(program) else { throw FaultFailure("this machine has no \(program)") }
         let folder = try TemporaryFolder("run")
         let process = try Subprocess(path, arguments, folder: folder.path)
@@ -105,7 +105,7 @@ package final class TemporaryFolder: Sendable {
 }
 
 /// Polls until `condition` holds; throws `what` when it does not in time.
-package func eventually(_ what: @autoclosure () -> String, withinSeconds seconds: Double = 20, _ condition: () async throws -> Bool) async throws {
+package func eventually(_ what: @autoclosure () -> String, withinSeconds seconds: Double = 60, _ condition: () async throws -> Bool) async throws {
     let clock = ContinuousClock(), deadline = clock.now + .seconds(seconds)
     while try await !condition() {
         guard clock.now < deadline else { throw FaultFailure("not within \(seconds) s: \(what())") }

@@ -207,7 +207,7 @@ struct Tormentor {
         }
         let restarted = ContinuousClock.now
         try servers.start(number)
-        guard await isServing(number, withinSeconds: 60) else {
+        guard await isServing(number, withinSeconds: 120) else {
             throw FaultFailure("\(servers.members[number].name) does not serve again")
         }
         tally.recovered(milliseconds: (ContinuousClock.now - restarted) / .milliseconds(1))

@@ -27,8 +27,11 @@ package struct Torture: Sendable {
         package var plant: Plant?
         /// Without one, histories take turns.
         package var disk: DiskKind?
+        /// Asked when `seconds` are over, for `secondsMoreMax` at most: whether the history may end. What a second brings depends on the machine.
+        package var isEnough: @Sendable (Report) -> Bool = { _ in true }
         package init() {}
     }
+    private static let secondsMoreMax = 180.0
     package struct Report: Sendable {
         package var seed: UInt64 = 0
         package var disk: DiskKind?
@@ -177,6 +180,9 @@ package struct Torture: Sendable {
             }
             group.addTask {
                 try await Task.sleep(until: end, clock: .continuous)
+                while ContinuousClock.now < end + .seconds(Self.secondsMoreMax), !options.isEnough(progress(recorder, ledgerNumber, tally)) {
+                    try await Task.sleep(for: .milliseconds(200))
+                }
                 isOver.set()
             }
             do { try await group.waitForAll() } catch {
@@ -278,6 +284,23 @@ package struct Torture: Sendable {
         return Set(hashes.values).count <= 1 ? [] : ["stateIsHistory: members differ at \(revision): \(hashes.sorted { $0.key < $1.key })"]
     }
 
+    /// What there was so far.
+    private func progress(_ recorder: Recorder, _ ledgerNumber: Int, _ tally: Tally) -> Report {
+        let all = recorder.all
+        var report = Report()
+        report.seed = options.seed
+        report.operations = all.operations.count
+        report.unknown = all.operations.count { $0.outcome == .unknown }
+        report.revisions = Ledger(all.observations[ledgerNumber].told.flatMap(\.changes)).revisions.count
+        report.told = all.observations.reduce(0) { $0 + $1.told.reduce(0) { $0 + $1.changes.count } }
+        report.leases = all.leases.count
+        report.faults = tally.counts
+        report.mostFaults = tally.most
+        report.recoveryMilliseconds = tally.recoveries
+        report.notes = tally.notes
+        return report
+    }
+
     private func check(_ recorder: Recorder, _ ledgerNumber: Int, _ last: CofferClient.Page, _ tally: Tally) -> Report {
         let all = recorder.all
         let ledger = Ledger(all.observations[ledgerNumber].told.flatMap(\.changes))
@@ -285,17 +308,7 @@ package struct Torture: Sendable {
         violations += Checks.state(last.items.map(Version.init), at: last.revision, ledger)
         for observation in all.observations { violations += Checks.watch(observation, ledger) }
         violations += Checks.leases(all.leases, ledger, seen: all.seen)
-        var report = Report()
-        report.seed = options.seed
-        report.operations = all.operations.count
-        report.unknown = all.operations.count { $0.outcome == .unknown }
-        report.revisions = ledger.revisions.count
-        report.told = all.observations.reduce(0) { $0 + $1.told.reduce(0) { $0 + $1.changes.count } }
-        report.leases = all.leases.count
-        report.faults = tally.counts
-        report.mostFaults = tally.most
-        report.recoveryMilliseconds = tally.recoveries
-        report.notes = tally.notes
+        var report = progress(recorder, ledgerNumber, tally)
         report.violations = violations.map(\.description)
         return report
     }

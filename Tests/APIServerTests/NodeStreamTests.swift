@@ -262,15 +262,16 @@ import Testing
         try await post(server, podsPath, podJSON("web", node: "a"))
         let node = try NodeClient(server, "a")
         try await eventually("the secret arrives") { node.secrets == ["default/web=0"] }
-        var slowestMilliseconds = 0.0
+        var milliseconds: [Double] = []
         for round in 1...20 {
             let reply = try await server.call(.PUT, secretsPath + "/web", secretJSON("web", "\(round)"))
             #expect(reply.code == 200)
             let acknowledged = ContinuousClock.now
             try await eventually("round \(round) arrives") { node.secrets == ["default/web=\(round)"] }
-            slowestMilliseconds = max(slowestMilliseconds, (ContinuousClock.now - acknowledged) / .milliseconds(1))
+            milliseconds.append((ContinuousClock.now - acknowledged) / .milliseconds(1))
         }
-        #expect(slowestMilliseconds < 2_000, "the slowest took \(slowestMilliseconds) ms")
+        // Of half of them: on a busy machine one or the other waits for its turn. What looks for changes now and then would be late with most.
+        #expect(milliseconds.sorted()[10] < 1_000, "they took \(milliseconds) ms")
         node.close()
         try await server.stop()
     }

@@ -135,6 +135,6 @@ final class NodeClient: Sendable {
         var request = HTTPClientRequest(url: "https://127.0.0.1:\(server.port)/apis/coffer.dev/v1/nodes/\(name)/acks")
         request.method = .POST
         request.body = .bytes(ByteBuffer(bytes: Acknowledgement(node: name, revision: 5, entries: entries).encode()))
-        return Int(try await client.execute(request, timeout: .seconds(20)).status.code)
+        return Int(try await client.execute(request, timeout: .seconds(60)).status.code)
     }
 }

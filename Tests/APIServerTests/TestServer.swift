@@ -127,7 +127,7 @@ final class TestServer: Sendable {
             request.headers.add(name: "Content-Type", value: contentType)
             request.body = .bytes(ByteBuffer(bytes: bytes))
         }
-        let response = try await client.execute(request, timeout: .seconds(20))
+        let response = try await client.execute(request, timeout: .seconds(60))
         let buffer = try await response.body.collect(upTo: 64 << 20)
         let text = String(buffer: buffer)
         return Reply(
@@ -143,7 +143,7 @@ final class TestClock: Sendable {
 }
 
 /// Asks again and again until it is so, or the time has passed.
-func eventually(_ what: String, seconds: Double = 20, location: SourceLocation = #_sourceLocation, _ condition: () async throws -> Bool) async throws {
+func eventually(_ what: String, seconds: Double = 60, location: SourceLocation = #_sourceLocation, _ condition: () async throws -> Bool) async throws {
     let end = ContinuousClock.now + .seconds(seconds)
     while ContinuousClock.now < end {
         if try await condition() { return }

@@ -30,8 +30,8 @@ import Testing
         let created = try await server.call(.POST, secretsPath, secretJSON("first"))
         let revision = try #require(created.json.at("metadata", "resourceVersion")?.stringValue)
         #expect(try await server.call(.POST, secretsPath, secretJSON("second")).code == 201)
-        let watch = try OpenWatch(server, secretsPath + "?watch=true&resourceVersion=\(revision)&allowWatchBookmarks=true&timeoutSeconds=2")
-        let silent = try OpenWatch(server, secretsPath + "?watch=true&resourceVersion=\(revision)")
+        let path = secretsPath + "?watch=true&resourceVersion=\(revision)"
+        let watch = try OpenWatch(server, path + "&allowWatchBookmarks=true"), silent = try OpenWatch(server, path)
         try await eventually("the change after the revision is told") { watch.told == ["ADDED second"] && silent.told == ["ADDED second"] }
         server.keyValue.sendBookmarks()
         try await eventually("a bookmark is told to who asked") { watch.told.count == 2 }
@@ -39,8 +39,10 @@ import Testing
         #expect(bookmark["type"]?.stringValue == "BOOKMARK" && bookmark.at("object", "kind")?.stringValue == "Secret")
         #expect(bookmark.at("object", "metadata", "resourceVersion")?.stringValue == String(try await server.keyValue.currentRevision()))
         #expect(silent.told.count == 1)
-        try await eventually("the watch ends") { watch.isOver }
-        #expect(!silent.isOver)
+        let brief = try OpenWatch(server, path + "&timeoutSeconds=1")
+        try await eventually("a watch of one second ends") { brief.isOver }
+        #expect(brief.seen.withLock { $0.code } == 200 && !watch.isOver && !silent.isOver)
+        watch.close()
         silent.close()
         try await server.stop()
     }

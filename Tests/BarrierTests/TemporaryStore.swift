@@ -83,9 +83,9 @@ extension Barrier {
 }
 struct Unexpected: Error {}
 
-/// Polls until `condition` holds; false when it does not within ten seconds.
+/// Polls until `condition` holds; false when it does not within a minute.
 func eventually(_ condition: () async throws -> Bool) async rethrows -> Bool {
-    let deadline = ContinuousClock.now + .seconds(10)
+    let deadline = ContinuousClock.now + .seconds(60)
     while ContinuousClock.now < deadline {
         if try await condition() { return true }
         try? await Task.sleep(for: .milliseconds(5))

@@ -97,7 +97,7 @@ import Testing
         let ports = try freePorts(2)
         let began = ContinuousClock.now
         await #expect { try await CofferClient.quick(ports.map { "127.0.0.1:\($0)" }, timeout: .seconds(1)) } throws: { ($0 as? CofferClientError)?.code == .unavailable }
-        #expect(ContinuousClock.now - began < .seconds(5))
+        #expect(ContinuousClock.now - began < .seconds(15))
         await #expect { try await CofferClient.connect(to: []) } throws: { ($0 as? CofferClientError)?.code == .cannotConnect }
         await #expect { try await CofferClient.connect(to: ["https://127.0.0.1:1"]) } throws: { ($0 as? CofferClientError)?.code == .cannotConnect }
     }

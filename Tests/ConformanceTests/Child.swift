@@ -81,6 +81,8 @@ final class Child: Sendable {
     func ended(withinSeconds seconds: Double) async throws -> Ending {
         let killer = Task {
             try await Task.sleep(for: .seconds(seconds))
+            signal(SIGTERM) // a script ends what it started
+            try? await Task.sleep(for: .seconds(10))
             signal(SIGKILL)
             return true
         }

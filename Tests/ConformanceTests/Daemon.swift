@@ -83,7 +83,7 @@ final class Daemon: Sendable {
     /// Starts it, or starts it again; returns when it says that it serves.
     func start() async throws {
         let child = try launch()
-        try await eventually("cofferd serves", withinSeconds: 60) {
+        try await eventually("cofferd serves") {
             if let ending = child.ending { throw Child.Failure(description: "cofferd did not start: \(ending)\n\(child.errors)") }
             return child.output.contains("ready to serve client requests\n")
         }
@@ -96,12 +96,12 @@ final class Daemon: Sendable {
     func kill() async throws {
         guard let child = running.withLock({ $0?.child }) else { return }
         child.signal(SIGKILL)
-        _ = try await child.ended(withinSeconds: 30)
+        _ = try await child.ended(withinSeconds: 60)
     }
     /// SIGTERM, as an orderly stop.
     func terminate() async throws -> Child.Ending {
         child.signal(SIGTERM)
-        return try await child.ended(withinSeconds: 30)
+        return try await child.ended(withinSeconds: 60)
     }
 
     /// Stock etcdctl against the etcd port.
@@ -111,7 +111,7 @@ final class Daemon: Sendable {
     func startEtcdctl(_ arguments: String..., input: String? = nil) throws -> Child {
         try Program.start(try #require(Program.etcdctl), etcdctlFlags + arguments, environment: ["ETCDCTL_API": "3"], input: input, in: home)
     }
-    private var etcdctlFlags: [String] { ["--endpoints", "127.0.0.1:\(ports.etcd)"] }
+    private var etcdctlFlags: [String] { ["--endpoints", "127.0.0.1:\(ports.etcd)"] + Program.etcdctlPatience }
 
     /// Stock kubectl with the kubeconfig that the daemon wrote.
     func kubectl(_ arguments: String..., input: String? = nil) async throws -> Program {

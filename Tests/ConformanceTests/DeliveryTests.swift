@@ -23,7 +23,7 @@ import Testing
         }
         func kill() async throws {
             child?.signal(SIGKILL)
-            _ = try await child?.ended(withinSeconds: 10)
+            _ = try await child?.ended(withinSeconds: 60)
         }
         /// Mounts below a folder of the root.
         func mounts(_ folder: String = "") -> [String] {
@@ -67,11 +67,11 @@ import Testing
         try await withAgent { daemon, agent in
             for manifest in SecretsAPITests.manifests { expect(try await daemon.kubectl("apply", "-f", manifest.path), prints: " created\n") }
             // One of them has its pod without the secrets.
-            expect(try await daemon.kubectl("wait", "pod/volume-test", "--for=condition=coffer.dev/SecretsReady=false", "--timeout=20s"), prints: "met")
+            expect(try await daemon.kubectl("wait", "pod/volume-test", "--for=condition=coffer.dev/SecretsReady=false", "--timeout=60s"), prints: "met")
             expect(try await daemon.kubectl("create", "secret", "generic", "mysecret", "--from-literal=username=someone"), prints: "created")
             expect(try await daemon.kubectl("create", "secret", "generic", "mysecret2", "--from-literal=password=something"), prints: "created")
             for pod in ["volume-test", "secret-test-pod", "secret-dotfiles-pod", "mypod"] {
-                expect(try await daemon.kubectl("wait", "pod/" + pod, "--for=condition=coffer.dev/SecretsReady", "--timeout=20s"), prints: "met")
+                expect(try await daemon.kubectl("wait", "pod/" + pod, "--for=condition=coffer.dev/SecretsReady", "--timeout=60s"), prints: "met")
             }
             #expect(try await file(daemon, agent, "secret-test-pod", "secret-volume", "username") == "my-app")
             #expect(try await file(daemon, agent, "secret-test-pod", "secret-volume", "password") == "39528$vdg7Jb")
@@ -81,7 +81,7 @@ import Testing
             let uid = try await daemon.kubectl("get", "pod", "volume-test", "-o", "jsonpath={.metadata.uid}").output
             let mode = try FileManager.default.attributesOfItem(atPath: "\(agent.root)/pods/\(uid)/all-in-one/..data/my-group/my-password")[.posixPermissions]
             #expect(mode as? Int == 0o777)
-            expect(try await cofferctl(daemon, "rollout", "status", "secret/test-secret", "--timeout=20s"), prints: "1 of 1 pods have version")
+            expect(try await cofferctl(daemon, "rollout", "status", "secret/test-secret", "--timeout=60s"), prints: "1 of 1 pods have version")
 
             // Both die. The daemon asks the agent again what it holds.
             let port = daemon.ports.api
@@ -90,13 +90,13 @@ import Testing
             try await daemon.start()
             #expect(daemon.ports.api != port)
             try agent.start()
-            expect(try await cofferctl(daemon, "rollout", "status", "secret/test-secret", "--timeout=20s"), prints: "1 of 1 pods have version")
+            expect(try await cofferctl(daemon, "rollout", "status", "secret/test-secret", "--timeout=60s"), prints: "1 of 1 pods have version")
             expect(try await daemon.kubectl("patch", "secret", "test-secret", "-p", #"{"stringData":{"username":"changed"}}"#), prints: "patched")
-            expect(try await cofferctl(daemon, "rollout", "status", "secret/test-secret", "--timeout=20s"), prints: "1 of 1 pods have version")
+            expect(try await cofferctl(daemon, "rollout", "status", "secret/test-secret", "--timeout=60s"), prints: "1 of 1 pods have version")
             #expect(try await file(daemon, agent, "secret-test-pod", "secret-volume", "username") == "changed")
 
             for manifest in SecretsAPITests.manifests {
-                expect(try await daemon.kubectl("delete", "-f", manifest.path, "--grace-period=0", "--force", "--timeout=20s"), prints: "deleted")
+                expect(try await daemon.kubectl("delete", "-f", manifest.path, "--grace-period=0", "--force", "--timeout=60s"), prints: "deleted")
             }
             // Who held it is known after secret and pod are gone.
             try await eventually("every version's end is in the trail") {

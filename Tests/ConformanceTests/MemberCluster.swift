@@ -90,15 +90,15 @@ final class MemberCluster: Sendable {
     }
     func kill(_ name: String) async throws {
         child(name)?.signal(SIGKILL)
-        _ = try await child(name)?.ended(withinSeconds: 30)
+        _ = try await child(name)?.ended(withinSeconds: 60)
     }
     func terminate(_ name: String) async throws -> Child.Ending? {
         child(name)?.signal(SIGTERM)
-        return try await child(name)?.ended(withinSeconds: 30)
+        return try await child(name)?.ended(withinSeconds: 60)
     }
 
     func etcdctl(_ names: [String], _ arguments: String...) async throws -> Program {
-        try await Program.run(try #require(Program.etcdctl), ["--endpoints", endpoints(names)] + arguments, environment: ["ETCDCTL_API": "3"], in: home)
+        try await Program.run(try #require(Program.etcdctl), ["--endpoints", endpoints(names)] + Program.etcdctlPatience + arguments, environment: ["ETCDCTL_API": "3"], in: home)
     }
     func cofferctl(_ arguments: [String]) async throws -> Program {
         try await Program.run(Program.folder.appendingPathComponent("cofferctl"), arguments, environment: ["HOME": home.path], in: home)
@@ -124,7 +124,7 @@ final class MemberCluster: Sendable {
     }
     /// One hash on all of them, once they have caught up.
     func agree(_ names: [String]) async throws {
-        try await eventually("\(names) hold the same state", withinSeconds: 30) {
+        try await eventually("\(names) hold the same state") {
             var hashes: Set<String> = []
             for name in names {
                 let answer = try await etcdctl([name], "endpoint", "hashkv", "-w", "json")

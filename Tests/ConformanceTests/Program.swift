@@ -14,6 +14,8 @@ struct Program: Sendable {
     static let folder = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent()
     static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
     static let isRoot = getuid() == 0
+    /// By itself etcdctl gives up after 2 and 5 s, which a busy machine may take. What a test gives after these counts instead.
+    static let etcdctlPatience = ["--dial-timeout", "30s", "--command-timeout", "60s"]
     static let etcdctl = find("etcdctl"), kubectl = find("kubectl"), curl = find("curl")
 
     /// The program's path, if this machine has it.
@@ -35,7 +37,7 @@ struct Program: Sendable {
 
     static func run(
         _ path: URL, _ arguments: [String] = [], environment: [String: String] = [:], input: String? = nil, in folder: TemporaryDirectory? = nil,
-        withinSeconds seconds: Double = 60
+        withinSeconds seconds: Double = 120
     ) async throws -> Program {
         let folder = try folder ?? TemporaryDirectory()
         let child = try start(path, arguments, environment: environment, input: input, in: folder)
@@ -64,7 +66,7 @@ final class TemporaryDirectory: Sendable {
 
 /// Polls until `condition` holds; `what` names it when it does not in time.
 func eventually(
-    _ what: @autoclosure () -> String, withinSeconds seconds: Double = 20, sourceLocation: SourceLocation = #_sourceLocation, _ condition: () async throws -> Bool
+    _ what: @autoclosure () -> String, withinSeconds seconds: Double = 60, sourceLocation: SourceLocation = #_sourceLocation, _ condition: () async throws -> Bool
 ) async throws {
     let clock = ContinuousClock(), deadline = clock.now + .seconds(seconds)
     while try await !condition() {

@@ -156,7 +156,7 @@ import Testing
             expect(try await daemon.kubectl("get", "deployments"), 1, prints: "the server doesn't have a resource type \"deployments\"")
             expect(try await daemon.kubectl("create", "namespace", "gone"), is: "namespace/gone created\n")
             expect(try await daemon.kubectl("create", "secret", "generic", "a", "-n", "gone", "--from-literal=a=b"), prints: "created")
-            expect(try await daemon.kubectl("delete", "namespace", "gone", "--timeout=20s"), prints: "namespace \"gone\" deleted")
+            expect(try await daemon.kubectl("delete", "namespace", "gone", "--timeout=60s"), prints: "namespace \"gone\" deleted")
             expect(try await daemon.kubectl("get", "secret", "a", "-n", "gone"), 1, prints: "Error from server (NotFound): ", " not found")
         }
     }
@@ -182,7 +182,7 @@ import Testing
             }
             expect(try await daemon.kubectl("get", "secret", "test-secret", "-o", "jsonpath={.data.username}"), is: "bXktYXBw")
             expect(try await daemon.kubectl("get", "secret", "dotfile-secret", "-o", "jsonpath={.data.\\.secret-file}"), is: "dmFsdWUtMg0KDQo=")
-            for manifest in Self.manifests { expect(try await daemon.kubectl("delete", "-f", manifest.path, "--timeout=20s"), prints: "deleted") }
+            for manifest in Self.manifests { expect(try await daemon.kubectl("delete", "-f", manifest.path, "--timeout=60s"), prints: "deleted") }
             expect(try await daemon.kubectl("get", "secrets,pods", "-A"), prints: "No resources found")
         }
     }

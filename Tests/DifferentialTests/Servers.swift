@@ -44,18 +44,20 @@ final class Peer {
         process.waitUntilExit()
     }
 
-    static func freePort() throws -> Int {
-        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-        defer { close(descriptor) }
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
-        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-        let done = withUnsafeMutablePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { bind(descriptor, $0, length) == 0 && getsockname(descriptor, $0, &length) == 0 }
+    static func freePorts(_ count: Int) throws -> [Int] {
+        let descriptors = (0..<count).map { _ in socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0) }
+        defer { for descriptor in descriptors { close(descriptor) } } // only at the end: so they differ
+        return try descriptors.map { descriptor in
+            var address = sockaddr_in()
+            address.sin_family = sa_family_t(AF_INET)
+            address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
+            var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+            let done = withUnsafeMutablePointer(to: &address) { pointer in
+                pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { bind(descriptor, $0, length) == 0 && getsockname(descriptor, $0, &length) == 0 }
+            }
+            guard done else { throw Failure(description: "no free port") }
+            return Int(UInt16(bigEndian: address.sin_port))
         }
-        guard done else { throw Failure(description: "no free port") }
-        return Int(UInt16(bigEndian: address.sin_port))
     }
 }
 
@@ -75,11 +77,12 @@ struct ServerPair {
     }()
 
     init(etcd etcdPath: String, coffer cofferPath: String) async throws {
+        let ports = try Peer.freePorts(3)
         let memory = access("/dev/shm", W_OK) == 0 ? URL(fileURLWithPath: "/dev/shm") : FileManager.default.temporaryDirectory
         folder = memory.appendingPathComponent("coffer-differential-\(UUID().uuidString)")
         try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
         do {
-            let peerURL = "http://127.0.0.1:\(try Peer.freePort())", etcdPort = try Peer.freePort()
+            let peerURL = "http://127.0.0.1:\(ports[0])", etcdPort = ports[1]
             etcd = try await Peer(name: "etcd", executable: etcdPath, port: etcdPort, arguments: [
                 "--data-dir", "etcd", "--listen-client-urls", "http://127.0.0.1:\(etcdPort)", "--advertise-client-urls", "http://127.0.0.1:\(etcdPort)",
                 "--listen-peer-urls", peerURL, "--initial-advertise-peer-urls", peerURL, "--initial-cluster", "default=\(peerURL)",
@@ -90,7 +93,7 @@ struct ServerPair {
             throw error
         }
         do {
-            let port = try Peer.freePort()
+            let port = ports[2]
             coffer = try await Peer(name: "cofferd", executable: cofferPath, port: port, arguments: [
                 "--data-dir", "coffer", "--listen-client-urls", "http://127.0.0.1:\(port)", "--listen-secrets-url", "https://127.0.0.1:0",
             ], folder: folder)

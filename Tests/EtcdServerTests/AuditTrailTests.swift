@@ -49,7 +49,7 @@ import Testing
         try await ServedStore.run(trail: trail) { store in try await body(store, trail, log, path) }
     }
     private func eventually(_ what: String, _ condition: () async throws -> Bool) async throws {
-        let deadline = ContinuousClock.now + .seconds(20)
+        let deadline = ContinuousClock.now + .seconds(60)
         while try await !condition() {
             try #require(ContinuousClock.now < deadline, "\(what)")
             await Task.yield()

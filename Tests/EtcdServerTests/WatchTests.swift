@@ -261,6 +261,8 @@ import Testing
     func boundsUnreadHistory() async throws {
         try await ServedStore.run { store in
             try await fillLarge(store)
+            let filled = store.barrier.status().appliedIndex // what is not stored yet is in memory
+            while store.barrier.status().storedIndex < filled { try await Task.sleep(for: .milliseconds(20)) }
             let before = try residentMegabytes()
             var slow = try await PacedReader(store)
             try slow.call.send(create("k/", end: bytes("k0")) { $0.startRevision = 1 })

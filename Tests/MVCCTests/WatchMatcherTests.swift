@@ -1,4 +1,5 @@
 import Basics
+import Glibc
 import MVCC
 import Testing
 
@@ -56,9 +57,15 @@ struct WatchMatcherTests {
     func endTogether() {
         var matcher = WatchMatcher()
         for id in 0..<100_000 as Range<UInt64> { matcher.register(id, id % 2 == 0 ? KeyRange(bytes("k")) : .prefix(bytes("k"))) }
-        let begin = ContinuousClock.now
+        let begin = processorSeconds()
         for id in 0..<100_000 as Range<UInt64> { matcher.remove(id) }
-        #expect(matcher.count == 0 && ContinuousClock.now - begin < .seconds(20))
+        #expect(matcher.count == 0 && processorSeconds() - begin < 20)
+    }
+    /// Of this thread: while others have the processor, no time passes.
+    private func processorSeconds() -> Double {
+        var time = timespec()
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+        return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
     }
 
     @Test("registering an id again replaces its range; an empty range matches nothing")

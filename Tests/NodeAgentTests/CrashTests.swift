@@ -81,11 +81,14 @@ import Testing
         process.executableURL = URL(fileURLWithPath: try #require(Self.agent))
         process.arguments = ["replay", "--root-dir", node.root, "--old-version-grace", "5ms"]
         process.environment = step.map { ["COFFER_AGENT_CRASH_AT": $0.rawValue] } ?? [:]
-        let input = Pipe()
-        process.standardInput = input
+        // A file, not a pipe: who is killed may not have read it to its end.
+        let input = FileManager.default.temporaryDirectory.appendingPathComponent("coffer-frames-\(UUID().uuidString)")
+        defer { try? FileManager.default.removeItem(at: input) }
+        var frames = Data()
+        for frame in try states.flatMap({ try SyncMessage.snapshot($0).frames() }) { frames.append(frame.withUnsafeBytes { Data($0) }) }
+        try frames.write(to: input)
+        process.standardInput = try FileHandle(forReadingFrom: input)
         try process.run()
-        for frame in try states.flatMap({ try SyncMessage.snapshot($0).frames() }) { input.fileHandleForWriting.write(frame.withUnsafeBytes { Data($0) }) }
-        try input.fileHandleForWriting.close()
         process.waitUntilExit()
         return process.terminationStatus
     }

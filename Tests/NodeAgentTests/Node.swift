@@ -71,7 +71,7 @@ func secret(_ name: String = "db", namespace: String = "prod", version: Int64 = 
 }
 
 /// Polls until `condition` holds; false when it did not within the time.
-func eventually(seconds: Double = 5, _ condition: () throws -> Bool) rethrows -> Bool {
+func eventually(seconds: Double = 60, _ condition: () throws -> Bool) rethrows -> Bool {
     let end = Date().addingTimeInterval(seconds)
     while Date() < end {
         if try condition() { return true }

@@ -12,13 +12,13 @@ import Testing
 
 /// The whole agent but its process: loop, stream and engine against a server over TLS.
 @Suite(.serialized, .enabled(if: Node.isPossible, Node.why)) struct StreamTests {
-    private func eventually(_ condition: () throws -> Bool) async throws -> Bool {
-        let end = ContinuousClock.now + .seconds(10)
+    private func eventually(_ condition: () async throws -> Bool) async throws -> Bool {
+        let end = ContinuousClock.now + .seconds(60)
         while ContinuousClock.now < end {
-            if try condition() { return true }
+            if try await condition() { return true }
             try await Task.sleep(for: .milliseconds(5))
         }
-        return try condition()
+        return try await condition()
     }
 
     private func withAgent(_ body: (Node, FakeServer, AgentLoop) async throws -> Void) async throws {
@@ -160,10 +160,11 @@ import Testing
             } }
             #expect(try await eventually { FileManager.default.fileExists(atPath: StatusSocket.path(root: root)) })
             let answer = Mutex<StatusAnswer?>(nil)
-            for _ in 0..<500 where answer.withLock({ $0 == nil }) {
+            #expect(try await eventually {
                 let reply = try await StatusSocket.ask(StatusQuestion(.status), root: root)
                 answer.withLock { $0 = reply }
-            }
+                return reply != nil
+            })
             #expect(answer.withLock { $0?.status?.node } == "n1")
             #expect(try FileManager.default.attributesOfItem(atPath: StatusSocket.path(root: root))[.posixPermissions] as? Int == 0o600)
             #expect(try await StatusSocket.ask(StatusQuestion(.drain), root: root)?.error == "no")

@@ -101,7 +101,7 @@ final class RecordedLog: Sendable {
 }
 
 /// Polls until it holds; the test fails when it does not within `seconds`.
-func eventually(_ what: String, seconds: Double = 15, sourceLocation: SourceLocation = #_sourceLocation, _ condition: () -> Bool) async throws {
+func eventually(_ what: String, seconds: Double = 60, sourceLocation: SourceLocation = #_sourceLocation, _ condition: () -> Bool) async throws {
     let deadline = ContinuousClock.now + .seconds(seconds)
     while !condition() {
         guard ContinuousClock.now < deadline else {

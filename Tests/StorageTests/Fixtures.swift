@@ -35,9 +35,9 @@ final class TemporaryDirectory: Sendable {
     }
 }
 
-/// Waits for a condition, up to ten seconds.
+/// Waits for a condition, up to a minute.
 func eventually(_ what: Comment, _ condition: () throws -> Bool) rethrows {
-    let deadline = ContinuousClock.now + .seconds(10)
+    let deadline = ContinuousClock.now + .seconds(60)
     while try !condition() {
         guard ContinuousClock.now < deadline else {
             Issue.record(what)
