@@ -160,11 +160,12 @@ import Testing
             } }
             #expect(try await eventually { FileManager.default.fileExists(atPath: StatusSocket.path(root: root)) })
             let answer = Mutex<StatusAnswer?>(nil)
-            #expect(try await eventually {
+            let isAnswered = try await eventually {
                 let reply = try await StatusSocket.ask(StatusQuestion(.status), root: root)
                 answer.withLock { $0 = reply }
                 return reply != nil
-            })
+            }
+            #expect(isAnswered)
             #expect(answer.withLock { $0?.status?.node } == "n1")
             #expect(try FileManager.default.attributesOfItem(atPath: StatusSocket.path(root: root))[.posixPermissions] as? Int == 0o600)
             #expect(try await StatusSocket.ask(StatusQuestion(.drain), root: root)?.error == "no")

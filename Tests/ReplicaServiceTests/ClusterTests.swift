@@ -188,7 +188,7 @@ final class Members: Sendable {
     func propose(_ number: Int, _ command: Command) async throws -> Int64 {
         var isUnknown = false
         return try await retried {
-            do { return try await self[number].propose(command).revision } catch {
+            do throws(ReplicaError) { return try await self[number].propose(command).revision } catch {
                 switch error {
                 case .outcomeUnknown: isUnknown = true
                 case .refused(.member(.notNow)), .refused(.member(.notInSync)): break // not yet
@@ -325,13 +325,13 @@ struct ClusterServiceTests {
         // It may move by itself in between: then from the beginning.
         try await members.retried {
             guard let leader = members.leader, let next = members.up.first(where: { $0 != leader }) else { throw ReplicaError.notLeader(nil) }
-            do {
+            do throws(ReplicaError) {
                 try await members[next].transferLeadership(to: MemberID(UInt64(next)))
                 if members.leader == leader { Issue.record("a follower handed over what it does not have") }
             } catch { guard error == .notLeader(MemberID(UInt64(leader))) else { throw error } }
             try await members[leader].transferLeadership(to: MemberID(UInt64(next)))
             guard await eventually(seconds: 10, { members.leader == next }) else { throw ReplicaError.notLeader(members.leader.map { MemberID(UInt64($0)) }) }
-            do {
+            do throws(ReplicaError) {
                 try await members[next].transferLeadership(to: MemberID(9))
                 Issue.record("leadership went to nobody")
             } catch { guard error == .refused(.member(.notFound(MemberID(9)))) else { throw error } }
