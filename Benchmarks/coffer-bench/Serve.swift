@@ -15,7 +15,11 @@ enum Serve {
         var logger = Logger(label: "coffer-bench")
         logger.logLevel = .warning
         let barrier = try await Barrier.open(directory, seal: .keyFile(path: keyFile), logger: logger)
-        let trail = try audit.map { FileTrail(log: try AuditLog(path: $0), now: wallMilliseconds) }
+        let trail = try audit.map { path in
+            let log = try AuditLog(path: path)
+            try log.attach(StoreJournal(barrier.service.journal))
+            return FileTrail(log: log, now: wallMilliseconds)
+        }
         let service = EtcdService(
             barrier: barrier, identity: .init(clusterID: 1, memberID: barrier.status().member.rawValue, name: "bench", clientURLs: []),
             trail: trail, logger: logger)

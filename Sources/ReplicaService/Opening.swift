@@ -16,6 +16,8 @@ struct OpenedStore: ~Copyable {
     var places: RecordPlaces
     var anchor: LogAnchor
     var isClustered: Bool
+    var notes: [LogNote]
+    var notesDone: UInt64
 }
 
 /// The file beside log and records that says: what this member had acknowledged was lost, and is being fetched from the others. It stays
@@ -159,7 +161,8 @@ private struct Opening {
             do {
                 let replica = try self.replica(store, restored, log, disk)
                 let isClustered = replica.isClustered
-                return OpenedStore(replica: replica, disk: disk, records: records, places: places, anchor: log.lastFrame, isClustered: isClustered)
+                return OpenedStore(replica: replica, disk: disk, records: records, places: places, anchor: log.lastFrame, isClustered: isClustered,
+                                   notes: log.notes, notesDone: log.notesDone)
             } catch {
                 disk.close()
                 throw error

@@ -59,6 +59,8 @@ package final class ReplicaService: Sendable {
     let lane: (any PeerLane)?
     private let replica: ReplicaThread
     private let disk: DiskLane
+    /// Keeps bytes of whoever shares this member's log until they are durable elsewhere.
+    package let journal: Journal
     private let thread: LaneThread
     private let lastWatch = Atomic<UInt64>(0)
 
@@ -77,6 +79,7 @@ package final class ReplicaService: Sendable {
         self.intake = intake
         replica = thread
         self.disk = disk
+        journal = Journal(disk, notes: opened.notes, done: opened.notesDone)
         self.options = options
         self.lane = lane
         self.thread = try LaneThread { thread.run() }

@@ -9,6 +9,7 @@ package import WriteAheadLog
 /// 2. The log thread takes all that waits; `LogWriter` makes frames of it.
 /// 3. When a segment is full, the next one, filled with zeros beforehand, takes over.
 /// 4. Completions run on the log thread: they must be short and must not block.
+/// 5. Notes (`keep`) go with the next batch, or by themselves when someone asks for them (`flushNotes`).
 ///
 /// Invariants:
 /// - A completion succeeds only after its batch is durable, and after those of all earlier batches.
@@ -25,6 +26,9 @@ package final class DiskLane: Sendable {
         package init() {}
     }
     package typealias Completion = @Sendable (Result<LogAnchor, StorageFailure>) -> Void
+    /// Told that all notes up to a number are durable, or that no more will be; on the log thread, before the completions of the batches
+    /// they went with.
+    package typealias NotesKept = @Sendable (Result<UInt64, StorageFailure>) -> Void
 
     fileprivate enum Order: Sendable {
         case append(LogBatch, Completion)
@@ -33,7 +37,26 @@ package final class DiskLane: Sendable {
     }
     private struct Inbox {
         var orders: [Order] = []
+        var notes = Notes()
+        /// Notes do not wait for a batch.
+        var isFlushing = false
         var isClosing = false
+
+        mutating func take() -> (orders: [Order], notes: Notes) {
+            var taken = (orders: [Order](), notes: Notes())
+            swap(&taken.orders, &orders)
+            if !notes.notes.isEmpty || notes.done != nil {
+                taken.notes.kept = notes.kept
+                swap(&taken.notes, &notes)
+            }
+            isFlushing = false
+            return taken
+        }
+    }
+    fileprivate struct Notes {
+        var notes: [LogNote] = []
+        var done: UInt64?
+        var kept: NotesKept?
     }
     private let inbox: Monitor<Inbox>
     private let files: SegmentFiles
@@ -81,10 +104,11 @@ package final class DiskLane: Sendable {
         self.inbox = inbox
         self.files = files
         self.lock = lock
+        noteBytesMax = writer.noteBytesMax
         let log = LogThread(writer: writer, files: files)
         do throws(StorageFailure) {
             thread = try LaneThread {
-                while let orders = Self.take(from: inbox) { log.carryOut(orders) }
+                while let (orders, notes) = Self.take(from: inbox) { log.carryOut(orders, notes) }
             }
         } catch {
             files.close()
@@ -94,12 +118,10 @@ package final class DiskLane: Sendable {
     deinit { close() }
 
     /// All that waits; `nil` when there is nothing and the lane is closing.
-    private static func take(from inbox: Monitor<Inbox>) -> [Order]? {
-        inbox.wait { inbox -> [Order]?? in
-            if inbox.orders.isEmpty { return inbox.isClosing ? .some(nil) : nil }
-            var orders: [Order] = []
-            swap(&orders, &inbox.orders)
-            return orders
+    private static func take(from inbox: Monitor<Inbox>) -> (orders: [Order], notes: Notes)? {
+        inbox.wait { inbox -> (orders: [Order], notes: Notes)?? in
+            if inbox.orders.isEmpty, inbox.notes.notes.isEmpty || !(inbox.isFlushing || inbox.isClosing) { return inbox.isClosing ? .some(nil) : nil }
+            return inbox.take()
         }
     }
 
@@ -111,6 +133,23 @@ package final class DiskLane: Sendable {
         }
         if isClosed { completion(.failure(.closed)) }
     }
+    /// Told of the notes from now on.
+    package func whenNotesAreKept(_ kept: @escaping NotesKept) { inbox.withLock { $0.notes.kept = kept } }
+    /// Makes the notes durable with the next batch, or when asked to: nobody is woken. Each at most `noteBytesMax` long. False: the lane is closed.
+    package func keep(_ notes: [LogNote]) -> Bool {
+        inbox.withLock { inbox in
+            if !inbox.isClosing { inbox.notes.notes.append(contentsOf: notes) }
+            return !inbox.isClosing
+        }
+    }
+    /// Notes that were kept do not wait for a batch any longer.
+    package func flushNotes() {
+        let isIdle = inbox.withLock { $0.notes.notes.isEmpty || $0.isFlushing || !$0.orders.isEmpty }
+        if !isIdle { inbox.change { $0.isFlushing = true } }
+    }
+    /// Notes up to this number are durable elsewhere. The log is told so with the next batch.
+    package func notesAreDone(through number: UInt64) { inbox.withLock { $0.notes.done = number } }
+
     /// Removes, in time, whole segments whose entries all lie below `index`. What is removed must be durable elsewhere.
     package func cut(before index: LogIndex) {
         inbox.change { if !$0.isClosing { $0.orders.append(.cut(before: index)) } }
@@ -119,6 +158,7 @@ package final class DiskLane: Sendable {
     package func endSegment() {
         inbox.change { if !$0.isClosing { $0.orders.append(.endSegment) } }
     }
+    package let noteBytesMax: Int
     package var reserve: LogReserve { files.reserve }
 
     /// Finishes what was appended, then lets go of threads and files. Not to be called from a completion.
@@ -214,13 +254,19 @@ private final class LogThread: @unchecked Sendable {
     private var failure: StorageFailure?
     private var batches: [LogBatch] = []
     private var completions: [DiskLane.Completion] = []
+    /// The last of the notes in `batches`, and who is told.
+    private var noted: (number: UInt64, kept: DiskLane.NotesKept?)?
 
     init(writer: LogWriter<FileKeyCipher>, files: SegmentFiles) {
         self.writer = writer
         self.files = files
     }
 
-    func carryOut(_ orders: [DiskLane.Order]) {
+    func carryOut(_ orders: [DiskLane.Order], _ notes: DiskLane.Notes) {
+        if !notes.notes.isEmpty || notes.done != nil {
+            batches.append(LogBatch(notes: notes.notes, notesDone: notes.done))
+            if let last = notes.notes.last?.number { noted = (last, notes.kept) }
+        }
         for order in orders {
             switch order {
             case .append(let batch, let completion):
@@ -243,7 +289,7 @@ private final class LogThread: @unchecked Sendable {
     }
 
     private func commit() {
-        guard !completions.isEmpty else { return }
+        guard !completions.isEmpty || !batches.isEmpty else { return }
         if failure == nil {
             do throws(StorageFailure) {
                 try writer.commit(batches, to: files)
@@ -251,6 +297,8 @@ private final class LogThread: @unchecked Sendable {
                 failure = error
             }
         }
+        if let (number, kept) = noted { kept?(failure.map { .failure($0) } ?? .success(number)) }
+        noted = nil
         let result: Result<LogAnchor, StorageFailure> = failure.map { .failure($0) } ?? .success(writer.head.anchor)
         for completion in completions { completion(result) }
         batches.removeAll(keepingCapacity: true)

@@ -53,6 +53,8 @@ package struct LogSegment: Hashable, Sendable {
     package var id: UInt64
     /// The greatest index among its entries; 0 when it has none.
     package var entryIndexMax: LogIndex
+    /// The greatest number among its notes; 0 when it has none.
+    package var noteNumberMax: UInt64 = 0
     package init(id: UInt64, entryIndexMax: LogIndex = 0) { self.id = id; self.entryIndexMax = entryIndexMax }
 }
 
@@ -62,6 +64,9 @@ package struct RecoveredLog: Equatable, Sendable {
     /// The position before the first entry, when a restart said so.
     package var beginning: LogPosition?
     package var entries: [LogEntry] = []
+    /// Those that are not done with, in the order they were written; and up to which number they are.
+    package var notes: [LogNote] = []
+    package var notesDone: UInt64 = 0
     package var damage: LogDamage?
     package var head = LogHead.beginning
     package var segments: [LogSegment] = []

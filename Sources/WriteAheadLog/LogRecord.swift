@@ -27,14 +27,27 @@ package struct LogPosition: Hashable, Sendable {
     package init(index: LogIndex, term: Term) { self.index = index; self.term = term }
 }
 
+/// Bytes that stand in the log until they are durable elsewhere as well: no part of consensus, of this member alone.
+package struct LogNote: Hashable, Sendable {
+    /// Never falls from one note to the next.
+    package var number: UInt64
+    package var bytes: Bytes
+    package init(number: UInt64, bytes: Bytes) { self.number = number; self.bytes = bytes }
+}
+
 /// What becomes durable together. Entries follow each other; the first may supersede (index at or below the log's last).
 package struct LogBatch: Hashable, Sendable {
     /// The store was replaced by a snapshot up to here: everything logged before is void, the next entry is `index + 1`.
     package var restart: LogPosition?
     package var entries: [LogEntry]
     package var state: LogState?
-    package init(entries: [LogEntry] = [], state: LogState? = nil, restart: LogPosition? = nil) {
-        self.entries = entries; self.state = state; self.restart = restart
+    package var notes: [LogNote]
+    /// Notes up to this number are not needed any more.
+    package var notesDone: UInt64?
+    package init(
+        entries: [LogEntry] = [], state: LogState? = nil, restart: LogPosition? = nil, notes: [LogNote] = [], notesDone: UInt64? = nil
+    ) {
+        self.entries = entries; self.state = state; self.restart = restart; self.notes = notes; self.notesDone = notesDone
     }
 }
 
@@ -47,14 +60,19 @@ package struct LogBatch: Hashable, Sendable {
 ///     4 | sequence u64 | tag 16                             anchor: the frame before this segment
 ///     5 | index u64 | term u64                              beginning: a restart said again in a new segment
 ///     6 | index u64 | term u64 | length u32 | payload       entry that changes the membership
+///     7 | number u64 | length u64 | bytes                   note
+///     8 | number u64 | 0 u64                                notes up to this one are done with
 package enum LogRecord: Hashable, Sendable {
     case entry(LogEntry)
     case state(LogState)
     case restart(LogPosition)
     case anchor(LogAnchor)
     case beginning(LogPosition)
+    case note(LogNote)
+    case notesDone(UInt64)
 
     static let entryOverheadBytes = 21
+    static let noteOverheadBytes = 17
     /// Anchor, state and beginning: what the first frame of a segment says again.
     static let carriedBytesMax = 25 + 25 + 17
 
@@ -79,6 +97,18 @@ package enum LogRecord: Hashable, Sendable {
     static func append(_ anchor: LogAnchor, to buffer: FrameBuffer) {
         buffer.append(4 as UInt8)
         anchor.append(to: buffer)
+    }
+
+    static func append(_ note: LogNote, to buffer: FrameBuffer) {
+        buffer.append(7 as UInt8)
+        buffer.append(note.number)
+        buffer.append(UInt64(note.bytes.count))
+        buffer.append(note.bytes)
+    }
+    static func append(notesDone number: UInt64, to buffer: FrameBuffer) {
+        buffer.append(8 as UInt8)
+        buffer.append(number)
+        buffer.append(0 as UInt64)
     }
 
     /// Visits the records of a frame; false when the bytes are none of our making.
@@ -107,6 +137,10 @@ package enum LogRecord: Hashable, Sendable {
             guard let anchor = LogAnchor(bytes, at: offset) else { return nil }
             return (.anchor(anchor), LogAnchor.encodedBytes)
         case 5: return (.beginning(LogPosition(index: first, term: second)), 16)
+        case 7:
+            guard let length = Int(exactly: second), let note = bytes.slice(at: offset + 16, count: length) else { return nil }
+            return (.note(LogNote(number: first, bytes: note.copied)), 16 + length)
+        case 8: return (.notesDone(first), 16)
         default: return nil
         }
     }

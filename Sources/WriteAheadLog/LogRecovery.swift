@@ -150,13 +150,18 @@ package struct LogRecovery<Cipher: FrameCipher> {
         let target = unsafe plaintext.extend(by: sealed.count - Frame.cipherOverheadBytes)
         guard unsafe cipher.open(sealed.pointer, associatedData: associated.bytes, into: target) else { return .badTag }
         var failure: LogDamage.Kind?
-        var indexMax = segment.entryIndexMax
+        var indexMax = segment.entryIndexMax, numberMax = segment.noteNumberMax
         let isWellFormed = LogRecord.visit(unsafe RawBytes(plaintext.bytes)) { record in
-            if case .entry(let entry) = record { indexMax = max(indexMax, entry.index) }
+            switch record {
+            case .entry(let entry): indexMax = max(indexMax, entry.index)
+            case .note(let note): numberMax = max(numberMax, note.number)
+            default: break
+            }
             failure = take(record, isFirst: isFirst)
             return failure == nil
         }
         segment.entryIndexMax = indexMax
+        segment.noteNumberMax = numberMax
         return failure ?? (isWellFormed ? nil : .malformedRecords)
     }
 
@@ -169,6 +174,10 @@ package struct LogRecovery<Cipher: FrameCipher> {
             log.beginning = position
             indexAfterRestart = position.index &+ 1
             log.entries.removeAll()
+        case .note(let note): if note.number > log.notesDone { log.notes.append(note) }
+        case .notesDone(let number):
+            log.notesDone = max(log.notesDone, number)
+            log.notes.removeFirst(log.notes.prefix { $0.number <= number }.count)
         case .anchor(let anchor):
             guard isFirst, anchor == log.lastFrame else { return .sequenceGap }
         }

@@ -37,6 +37,8 @@ package struct LogWriter<Cipher: FrameCipher> {
     private var gatheredState: LogState?
     private var gatheredBeginning: LogPosition?
     private var gatheredIndexMax: LogIndex = 0
+    private var gatheredNumberMax: UInt64 = 0
+    private var notesDone: UInt64
     private var continuesSync = false
     private var isSegmentEnded = false
     private let records = FrameBuffer()
@@ -53,6 +55,7 @@ package struct LogWriter<Cipher: FrameCipher> {
         segments = log.segments
         state = log.state
         beginning = log.beginning
+        notesDone = log.notesDone
         gatheredState = log.state
         gatheredBeginning = log.beginning
         self.identity = identity
@@ -75,6 +78,8 @@ package struct LogWriter<Cipher: FrameCipher> {
     /// Whether a frame can hold the entry.
     package func fits(_ entry: LogEntry) -> Bool { LogRecord.entryOverheadBytes + entry.payload.count <= plaintextBytesMax }
 
+    package var noteBytesMax: Int { plaintextBytesMax - LogRecord.noteOverheadBytes }
+
     /// Makes the batches durable, in order, with one sync (or one per segment it reaches). Every entry must fit.
     package mutating func commit<Medium: LogMedium>(_ batches: some Sequence<LogBatch>, to medium: Medium) throws(Medium.Failure) {
         for batch in batches { try gather(batch, medium) }
@@ -85,9 +90,9 @@ package struct LogWriter<Cipher: FrameCipher> {
         continuesSync = false
     }
 
-    /// Forgets the oldest segments whose entries all lie below `index`, and returns their ids, oldest first.
+    /// Forgets the oldest segments whose entries all lie below `index` and whose notes are done with, and returns their ids, oldest first.
     package mutating func cut(before index: LogIndex) -> [UInt64] {
-        let keep = segments.firstIndex { $0.entryIndexMax >= index || $0.id == head.segment } ?? 0
+        let keep = segments.firstIndex { $0.entryIndexMax >= index || $0.noteNumberMax > notesDone || $0.id == head.segment } ?? 0
         defer { segments.removeFirst(keep) }
         return segments.prefix(keep).map(\.id)
     }
@@ -102,6 +107,17 @@ package struct LogWriter<Cipher: FrameCipher> {
             try makeRoom(LogRecord.carriedBytesMax, medium)
             LogRecord.append(restart, restarts: true, to: records)
             gatheredBeginning = restart
+        }
+        for note in batch.notes {
+            precondition(note.bytes.count <= noteBytesMax)
+            try makeRoom(LogRecord.noteOverheadBytes + note.bytes.count, medium)
+            LogRecord.append(note, to: records)
+            gatheredNumberMax = max(gatheredNumberMax, note.number)
+        }
+        if let number = batch.notesDone {
+            try makeRoom(LogRecord.carriedBytesMax, medium)
+            LogRecord.append(notesDone: number, to: records)
+            notesDone = max(notesDone, number)
         }
         for entry in batch.entries {
             precondition(fits(entry))
@@ -126,7 +142,8 @@ package struct LogWriter<Cipher: FrameCipher> {
         seal(records)
         records.removeAll()
         segments[segments.count - 1].entryIndexMax = max(segments[segments.count - 1].entryIndexMax, gatheredIndexMax)
-        (state, beginning, gatheredIndexMax) = (gatheredState, gatheredBeginning, 0)
+        segments[segments.count - 1].noteNumberMax = max(segments[segments.count - 1].noteNumberMax, gatheredNumberMax)
+        (state, beginning, gatheredIndexMax, gatheredNumberMax) = (gatheredState, gatheredBeginning, 0, 0)
         if output.count >= outputBytesMax { try write(medium) }
     }
 

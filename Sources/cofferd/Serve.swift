@@ -108,6 +108,7 @@ struct Serve: AsyncParsableCommand {
         do {
             pki = try Pki(path: pkiPath, secrets: listenSecretsUrl, extraNames: serverName)
             audit = try AuditLog(path: auditLog ?? trimmedDataDir + ".audit.log")
+            try audit.attach(StoreJournal(barrier.service.journal))
         } catch {
             await member?.stop()
             await barrier.close()

@@ -53,6 +53,24 @@ import Testing
         }
     }
 
+    @Test("the audit record of every acknowledged change survives SIGKILL right after it, once and in order, though the file is written later")
+    func auditRecords() async throws {
+        try await Daemon.with { daemon in
+            var names: [String] = []
+            for round in 1...5 {
+                for number in 0..<Int.random(in: 1...6) {
+                    names.append("audited-\(round)-\(number)")
+                    expect(try await daemon.etcdctl("put", names[names.count - 1], "v"), is: "OK\n")
+                }
+                try await daemon.kill()
+                try await daemon.start()
+                let text = try String(contentsOfFile: daemon.audit, encoding: .utf8)
+                let told = text.matches(of: /"verb":"put","resource":"([^"]*)"/).map { String($0.output.1) }
+                #expect(told == names)
+            }
+        }
+    }
+
     @Test("every acknowledged write survives SIGKILL at random moments, whole and at its revision, and revisions never go back")
     func kills() async throws {
         let ledger = Ledger()

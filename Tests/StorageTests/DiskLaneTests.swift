@@ -68,6 +68,47 @@ struct DiskLaneTests {
         reopened.close()
     }
 
+    @Test("notes share the sync of the next batch, or have one when asked for; they are there after reopening, as long as they are not done with")
+    func notes() throws {
+        let disk = SimulatedDisk()
+        let (lane, _) = try open(disk, segmentBytes: 4_096)
+        lane.waitUntilReady()
+        let kept = Answers<UInt64>()
+        lane.whenNotesAreKept { if let number = try? $0.get() { kept.add(number) } }
+        disk.forgetOperations()
+        #expect(lane.keep([LogNote(number: 1, bytes: [1]), LogNote(number: 2, bytes: [2])]))
+        #expect(disk.operations.isEmpty && kept.all.isEmpty, "nobody asked for them")
+        _ = try lane.append(1...1)
+        #expect(kept.all == [2], "told before the batch is")
+        #expect(disk.operations.filter { $0.hasPrefix("sync data") }.count == 1)
+        lane.flushNotes()
+        #expect(lane.keep([LogNote(number: 3, bytes: [3])]))
+        lane.flushNotes()
+        #expect(kept.wait(for: 2) == [2, 3])
+        lane.notesAreDone(through: 1)
+        #expect(lane.keep([LogNote(number: 4, bytes: [4])]))
+        lane.close()
+        #expect(kept.all == [2, 3, 4], "what was kept is not lost by closing")
+        #expect(!lane.keep([LogNote(number: 5, bytes: [5])]))
+        let (reopened, log) = try open(disk, segmentBytes: 4_096)
+        #expect(log.notes.map(\.number) == [2, 3, 4] && log.notesDone == 1 && log.entries.map(\.index) == [1])
+        reopened.close()
+    }
+
+    @Test("after a failed sync those who wait for notes are told, too")
+    func failedNotes() throws {
+        let disk = SimulatedDisk()
+        let (lane, _) = try open(disk, segmentBytes: 4_096)
+        lane.waitUntilReady()
+        let failures = Answers<StorageFailure>()
+        lane.whenNotesAreKept { if case .failure(let failure) = $0 { failures.add(failure) } }
+        disk.failSync(after: 0)
+        #expect(lane.keep([LogNote(number: 1, bytes: [1])]))
+        lane.flushNotes()
+        #expect(failures.wait(for: 1).count == 1)
+        lane.close()
+    }
+
     @Test("a file that is closed twice closes no other one, which has its descriptor by then")
     func closedTwice() throws {
         let directory = try TemporaryDirectory(), files = PosixFileSystem()

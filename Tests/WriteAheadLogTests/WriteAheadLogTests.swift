@@ -142,6 +142,46 @@ struct CodecTests {
         #expect(recovered.entries.map(\.index) == [3])
     }
 
+    @Test("notes are recovered with what they were committed with, in order, until they are done with; a segment with others of them stays")
+    func notes() {
+        func notes(_ numbers: ClosedRange<UInt64>) -> [LogNote] { numbers.map { LogNote(number: $0, bytes: payload($0, Int($0))) } }
+        var log = MemoryLog(segmentBytes: 512)
+        log.writer.commit([LogBatch(notes: notes(1...3))], to: log.medium)
+        for i in 1...30 as ClosedRange<LogIndex> {
+            let batch = LogBatch(entries: [LogEntry(index: i, term: 1, payload: payload(i, 20))], notes: notes(3 + i...3 + i))
+            log.writer.commit([batch], to: log.medium)
+        }
+        #expect(log.recovered().damage == nil)
+        #expect(log.recovered().notes == notes(1...33))
+        #expect(log.recovered().entries.map(\.index) == Array(1...30))
+        #expect(log.writer.cut(before: 30).isEmpty, "none of its notes are done with")
+        log.writer.commit([LogBatch(notesDone: 20)], to: log.medium)
+        #expect(log.recovered().notes == notes(21...33) && log.recovered().notesDone == 20)
+        log.writer = LogWriter(continuing: log.recovered(), identity: identity, cipher: ToyCipher(), segmentBytes: 512)
+        let removed = log.writer.cut(before: 30)
+        #expect(!removed.isEmpty)
+        for id in removed { log.medium.segments[id] = nil }
+        let recovered = log.recovered(anchor: log.writer.head.anchor)
+        #expect(recovered.damage == nil)
+        #expect(recovered.notes == notes(21...33))
+        log.writer.commit([LogBatch(notesDone: 33)], to: log.medium)
+        #expect(log.recovered().notes.isEmpty)
+        #expect(log.writer.cut(before: 30).count == log.medium.segments.count - 1)
+    }
+
+    @Test("a torn tail takes the notes of what was never synced, and none before them")
+    func tornNotes() {
+        var log = MemoryLog()
+        log.writer.commit([LogBatch(notes: [LogNote(number: 1, bytes: [1])])], to: log.medium)
+        let synced = log.writer.head
+        log.writer.commit([LogBatch(notes: [LogNote(number: 2, bytes: [2])])], to: log.medium)
+        let segment = log.medium.segments[synced.segment] ?? []
+        for end in synced.offset..<log.writer.head.offset {
+            let torn = Array(segment[..<end]) + [UInt8](repeating: 0, count: segment.count - end)
+            #expect(recover([synced.segment: torn], anchor: synced.anchor).notes.map(\.number) == [1], "torn at \(end)")
+        }
+    }
+
     @Test("the steps of commits: one write and one sync each; a full segment is synced before the next begins")
     func steps() {
         var log = MemoryLog(segmentBytes: 512)
