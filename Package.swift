@@ -51,9 +51,8 @@ var targets: [Target] = []
         name: name + "Tests", dependencies: [.byName(name: name)] + dependencies + tests,
         exclude: resources, swiftSettings: swiftSettings))
 }
-@MainActor func executable(_ name: String, _ dependencies: Target.Dependency..., linking libraries: [String] = []) {
-    targets.append(.executableTarget(
-        name: name, dependencies: dependencies, swiftSettings: swiftSettings, linkerSettings: libraries.map { .linkedLibrary($0) }))
+@MainActor func executable(_ name: String, _ dependencies: Target.Dependency...) {
+    targets.append(.executableTarget(name: name, dependencies: dependencies, swiftSettings: swiftSettings))
 }
 
 system("CSodium", pkgConfig: "libsodium", apt: "libsodium-dev")
@@ -107,8 +106,8 @@ library("CofferClient", "EtcdClient", "EtcdProtocol", "RPC", "Certificates", "Se
 library("Torture", "Faults", "Histories", "CofferClient", "EtcdClient", "EtcdProtocol", "Certificates", "Basics", External.core, External.posix)
 executable("coffer-torture", "Torture", "Faults", External.arguments)
 executable("cofferd", "Clustering", "EtcdServer", "APIServer", "StatusServer", "KeyVault", "Peers", "Barrier", "ReplicaService", "MVCC", "Sealing", "Audit", "Resources", "Certificates", "RPC", "CLinux", "Basics",
-           External.arguments, External.logging, External.lifecycle, External.unixSignals, External.posix, External.core, External.ssl,
-           linking: ["tcmalloc_minimal"]) // an allocator for many threads: see Docs/Architecture.md §7
+           External.arguments, External.logging, External.lifecycle, External.unixSignals, External.posix, External.core, External.ssl)
+targets[targets.count - 1].linkerSettings = [.linkedLibrary("tcmalloc_minimal")] // an allocator for many threads: Docs/Architecture.md §7
 executable("coffer-agent", "NodeAgent", "NodeProtocol", "Mounts", "Resources", External.arguments, External.logging, External.unixSignals)
 executable("cofferctl", "Commands")
 // Never shipped.

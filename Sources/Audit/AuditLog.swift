@@ -136,7 +136,7 @@ package final class AuditLog: Sendable {
     /// Read before the lock is asked for: most callers find their record durable already.
     private let durableCount = Atomic<UInt64>(0)
     /// The end of the last whole line, and of the room reserved. Of `queue` alone.
-    private let end = Atomic<Int>(0), reserved = Atomic<Int>(0)
+    private let end = Atomic<Int>(0), reserved = Atomic<Int>(0), isTorn = Atomic<Bool>(false)
     /// When the last sync began, of the clock's uptime; whether something was written since. Of `queue` alone.
     private let lastSync = Atomic<UInt64>(0), isUnsynced = Atomic<Bool>(false)
 
@@ -159,7 +159,8 @@ package final class AuditLog: Sendable {
         self.writer = writer
         // All is set by now: what fails from here on is closed by `deinit`, and must not be closed twice.
         guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else { throw errno == EWOULDBLOCK ? .inUse : .failed("flock", errno: errno) }
-        try endTornLine()
+        try findEnd()
+        reserve()
     }
     deinit { Glibc.close(descriptor) }
 
@@ -222,6 +223,7 @@ package final class AuditLog: Sendable {
         let failure = queue.sync { () -> AuditError? in
             do throws(AuditError) {
                 try restore(journal.takeRecovered())
+                try write([]) // a torn line ends before the first of ours is placed
                 let file = try fileNumber(descriptor)
                 var isAttached = false
                 while !isAttached {
@@ -356,7 +358,7 @@ package final class AuditLog: Sendable {
     private func fail(_ error: AuditError, _ batch: Batch) {
         var mayRecover = false
         if case .failed("write", ENOSPC) = error { mayRecover = ftruncate(descriptor, end.load(ordering: .relaxed)) == 0 }
-        let calls = state.withLock { state in
+        let calls = state.withLock { state -> [(ticket: AuditTicket, call: @Sendable (AuditError?) -> Void)] in
             state.failure = error
             state.mayRecover = mayRecover
             state.drain = .none
@@ -373,14 +375,16 @@ package final class AuditLog: Sendable {
     }
 
     func write(_ lines: [UInt8]) throws(AuditError) {
+        let bytes = isTorn.load(ordering: .relaxed) ? [UInt8(ascii: "\n")] + lines : lines
         var written = 0
-        while written < lines.count {
-            let count = writer(descriptor, lines[written...])
+        while written < bytes.count {
+            let count = writer(descriptor, bytes[written...])
             if count < 0 && errno == EINTR { continue }
             guard count > 0 else { throw .failed("write", errno: count == 0 ? ENOSPC : errno) }
             written += count
         }
         end.add(written, ordering: .relaxed)
+        isTorn.store(false, ordering: .relaxed)
     }
 
     /// Half used up, it is filled up again. Where the file system cannot reserve, or has no room, there is what there is.
@@ -400,16 +404,14 @@ package final class AuditLog: Sendable {
         guard fsync(descriptor) == 0 else { throw .failed("fsync of the folder", errno: errno) }
     }
 
-    /// A line that a crash cut short keeps a line of its own.
-    func endTornLine() throws(AuditError) {
+    /// Where the next line goes. One that a crash cut short keeps a line of its own; it is ended when there is a next one.
+    func findEnd() throws(AuditError) {
         let size = lseek(descriptor, 0, SEEK_END)
         guard size >= 0 else { throw .failed("lseek", errno: errno) }
         end.store(size, ordering: .relaxed)
-        if size > 0 {
-            var last: UInt8 = 0
-            guard unsafe pread(descriptor, &last, 1, size - 1) == 1 else { throw .failed("pread", errno: errno) }
-            if last != UInt8(ascii: "\n") { try write([UInt8(ascii: "\n")]) }
-        } else { try Self.keepName(path) }
-        reserve()
+        guard size > 0 else { return try Self.keepName(path) }
+        var last: UInt8 = 0
+        guard unsafe pread(descriptor, &last, 1, size - 1) == 1 else { throw .failed("pread", errno: errno) }
+        isTorn.store(last != UInt8(ascii: "\n"), ordering: .relaxed)
     }
 }

@@ -42,12 +42,12 @@ extension AuditLog {
         var homeless: [UInt8] = []
         for note in notes {
             guard let (place, part) = AuditPlace.split(note.bytes) else { continue }
-            if try place.file != number || !put(part, at: Int(place.offset), in: file) { homeless.append(contentsOf: part) }
+            let isThere = place.file == number ? try put(part, at: Int(place.offset), in: file) : false
+            if !isThere { homeless.append(contentsOf: part) }
         }
         guard fdatasync(file) == 0 else { throw .failed("fdatasync", errno: errno) }
-        try endTornLine()
+        try findEnd()
         if !homeless.isEmpty { try write(homeless) }
-        try endTornLine()
         guard fdatasync(descriptor) == 0 else { throw .failed("fdatasync", errno: errno) }
     }
 

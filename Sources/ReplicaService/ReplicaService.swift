@@ -67,6 +67,7 @@ package final class ReplicaService: Sendable {
     init(_ opened: consuming OpenedStore, _ member: MemberID, _ lane: (any PeerLane)?, _ mark: RepairMark, _ notes: PeerNotes?, _ options: Options, _ logger: Logger) throws {
         let shared = SharedState(member: member, keys: opened.replica.store.keys, records: opened.records)
         let isClustered = opened.isClustered, disk = opened.disk, places = opened.places
+        let journal = Journal(disk, notes: opened.notes, done: opened.notesDone)
         let intake = SnapshotIntake(places) { installation in
             let isAbandoned = shared.mailbox.change { mailbox in
                 if !mailbox.isAbandoned { mailbox.mail.installations.append(installation) }
@@ -79,7 +80,7 @@ package final class ReplicaService: Sendable {
         self.intake = intake
         replica = thread
         self.disk = disk
-        journal = Journal(disk, notes: opened.notes, done: opened.notesDone)
+        self.journal = journal
         self.options = options
         self.lane = lane
         self.thread = try LaneThread { thread.run() }

@@ -176,7 +176,7 @@ private final class MemoryJournal: AuditJournal {
 extension AuditLog {
     /// The same file, with other bytes.
     fileprivate func damaged(_ path: String, _ bytes: Data) throws {
-        if !FileManager.default.fileExists(atPath: path) { FileManager.default.createFile(atPath: path, contents: nil) }
+        if !FileManager.default.fileExists(atPath: path) { _ = FileManager.default.createFile(atPath: path, contents: nil) }
         let file = try FileHandle(forWritingTo: URL(fileURLWithPath: path))
         try file.truncate(atOffset: 0)
         try file.write(contentsOf: bytes)
