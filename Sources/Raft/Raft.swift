@@ -204,6 +204,16 @@ package struct Raft: Sendable {
     package var isLeader: Bool { if case .leader = role { true } else { false } }
     /// A leader's view of the members, itself among them; empty when not leading.
     package var progress: [Progress] { if case .leader(let leadership) = role { leadership.progress } else { [] } }
+    /// Whether the word that a write is durable lets anything happen here: something is applied, committed, or elected by it. If not, it may be
+    /// told with the next event.
+    package var awaitsStorage: Bool {
+        if log.committed > log.released { return true }
+        switch role {
+        case .follower, .preCandidate: return false
+        case .candidate: return true
+        case .leader(let leadership): return membership.reached { $0 == member ? log.last.index : leadership.match(of: $0) } > log.committed
+        }
+    }
     /// To whom leadership is being handed over.
     package var transferTarget: MemberID? { if case .leader(let leadership) = role { leadership.transfer?.target } else { nil } }
 

@@ -13,8 +13,9 @@ extension Replica {
     }
 
     mutating func apply(through: LogIndex, adopting raftEffects: inout [Raft.Effect], into effects: inout EffectBuffer) {
-        let recordsBefore = unstored.records.count, removedBefore = unstored.removed.count, revisionBefore = store.revision
+        let removedBefore = unstored.removed.count, revisionBefore = store.revision
         var replies: [Reply] = [], follow = Followed()
+        unstored.records.reserveCapacity(Int(min(max(through, store.appliedIndex) - store.appliedIndex, 4_096)))
         while store.appliedIndex < through {
             let index = store.appliedIndex + 1
             let next: Next
@@ -27,7 +28,12 @@ extension Replica {
             if isClustered { applied(index, into: &effects) }
             for ticket in next.tickets { replies.append(reply(ticket, result)) }
         }
-        if unstored.records.count > recordsBefore { effects.append(.written(Array(unstored.records[recordsBefore...]))) }
+        if !unstored.records.isEmpty {
+            var written: [Record] = []
+            swap(&written, &unstored.records)
+            unstoredRecords.append(written)
+            effects.append(.written(written))
+        }
         if follow.keysChanged { effects.append(.keysChanged) }
         if unstored.removed.count > removedBefore { effects.append(.compacted(store.compactRevision)) }
         if !replies.isEmpty { effects.append(.answer(replies)) }
@@ -187,7 +193,7 @@ extension Replica {
         }
         if !raft.log.agrees(with: position) { effects.append(.restartLog(after: position)) }
         store = new
-        unstored = Applied()
+        (unstored, unstoredRecords) = (Applied(), [])
         checkpointIndex = position.index
         storedIndex = position.index
         window.restart(after: position.index)

@@ -46,12 +46,14 @@ package enum Effect: Sendable {
 /// What was applied since the last checkpoint; `changes.tables` says where that leaves the store.
 package struct Checkpoint: Sendable {
     package var applied: LogIndex
-    package var records: [Record]
+    /// As they were told by `.written`, in order.
+    package var batches: [[Record]]
     package var removed: [Revision]
     package var tables: [TableWrite]
-    package init(applied: LogIndex, records: [Record], removed: [Revision], tables: [TableWrite]) {
-        self.applied = applied; self.records = records; self.removed = removed; self.tables = tables
+    package init(applied: LogIndex, batches: [[Record]], removed: [Revision], tables: [TableWrite]) {
+        self.applied = applied; self.batches = batches; self.removed = removed; self.tables = tables
     }
+    package var records: some Sequence<Record> { batches.joined() }
 }
 
 package struct Reply: Sendable {

@@ -78,8 +78,10 @@ package struct Replica: ~Copyable, Sendable {
     var postponed: [Asked] = []
     var lastContext: Raft.ReadContext = 0
 
-    /// Applied since the last checkpoint; events are told at once and not kept.
+    /// Applied since the last checkpoint; events are told at once and not kept, and records are in `unstoredRecords` then: each batch is shared
+    /// with whoever was told of it.
     var unstored = Applied()
+    var unstoredRecords: [[Record]] = []
     var checkpointIndex: LogIndex
     var storedIndex: LogIndex
     var isHalted = false
@@ -356,13 +358,13 @@ package struct Replica: ~Copyable, Sendable {
     // MARK: - Checkpoints
 
     private mutating func checkpoint(into effects: inout EffectBuffer) {
-        guard store.appliedIndex > checkpointIndex || !unstored.records.isEmpty else { return }
+        guard store.appliedIndex > checkpointIndex || !unstoredRecords.isEmpty else { return }
         store.checkpoint(into: &unstored)
         checkpointIndex = store.appliedIndex
         effects.append(.store(Checkpoint(
-            applied: checkpointIndex + (Mutant.isActive(.appliedIndexAhead) ? 1 : 0), records: unstored.records, removed: unstored.removed,
+            applied: checkpointIndex + (Mutant.isActive(.appliedIndexAhead) ? 1 : 0), batches: unstoredRecords, removed: unstored.removed,
             tables: unstored.tables)))
-        unstored = Applied()
+        (unstored, unstoredRecords) = (Applied(), [])
     }
 
     /// A record that the store has, and whose value was damaged on the disk: it is stored anew with the next checkpoint. False: the store
@@ -371,7 +373,7 @@ package struct Replica: ~Copyable, Sendable {
         let version = record.version
         let history = try? store.changes(in: KeyRange(version.key), from: version.revision.main, through: version.revision.main, limit: 1)
         guard store.version(of: version.key) == version || history?.events.contains(where: { $0.version == version }) == true else { return false }
-        unstored.records.append(record)
+        unstoredRecords.append([record])
         return true
     }
 

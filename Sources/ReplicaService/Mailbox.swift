@@ -38,7 +38,7 @@ struct Mail {
 
     var requests: [Request] = []
     var rejected: [(sink: any AnswerSink, ticket: UInt64, error: ReplicaError)] = []
-    var logged: [(stored: Raft.Stored, anchor: LogAnchor, afterwards: [PeerMessage], beginning: UInt64)] = []
+    var logged: [(stored: Raft.Stored, anchor: LogAnchor, beginning: UInt64)] = []
     var received: [PeerMessage] = []
     var peerOrders: [PeerOrder] = []
     var installations: [Installation] = []
@@ -51,8 +51,9 @@ struct Mail {
     var failure: String?
     var ending: Ending?
 
-    var isEmpty: Bool {
-        requests.isEmpty && rejected.isEmpty && logged.isEmpty && stored.isEmpty && watchOrders.isEmpty && calls.isEmpty
+    /// Nothing for which the thread is to wake.
+    func isEmpty(awaitingLog awaitsLog: Bool) -> Bool {
+        (logged.isEmpty || !awaitsLog) && requests.isEmpty && rejected.isEmpty && stored.isEmpty && watchOrders.isEmpty && calls.isEmpty
             && received.isEmpty && peerOrders.isEmpty && installations.isEmpty && replacements.isEmpty && damage == nil && failure == nil && ending == nil
     }
 }
@@ -66,6 +67,8 @@ struct Mailbox {
     private var receivedBytes = 0
     /// Why nothing is taken any more.
     var closed: ReplicaError?
+    /// Whether the thread is to be woken for what became durable; else it finds it at its next turn.
+    var awaitsLog = true
     /// The thread has ended: nobody reads this any more.
     var isAbandoned = false
 

@@ -13,7 +13,8 @@ import WriteAheadLog
 /// 1. Take the mail.
 /// 2. Proposals become entries, and go to the disk lane at once: it writes while the rest of the turn runs. To other members they go with
 ///    what the turn tells them besides, if it does.
-/// 3. What became durable is applied, what other members said is heard; then questions are answered, which so see the newest state.
+/// 3. What became durable is applied (of a follower's the leader was told by the log's thread already), what other members said is heard; then
+///    questions are answered, which so see the newest state.
 /// 4. Every tick: Raft's timers, leases.
 /// 5. Answers and events are delivered, one call per sink; watches that are behind get a chunk of history.
 /// 6. Every tick: what was applied goes to the record lane, once the last of it came back.
@@ -48,7 +49,7 @@ final class ReplicaThread: @unchecked Sendable {
     var transfers: [(target: MemberID, deadline: Int64, completion: @Sendable (ReplicaError?) -> Void)] = []
     /// Why this member has to begin anew, at the end of the turn; and how often it has. What is written of an earlier beginning is void.
     var leaving: String?
-    var beginnings: UInt64 = 0
+    var beginnings: UInt64 { shared.beginnings.withLock { $0 } }
     var ending: Mail.Ending?
     private var endingDeadline: Int64 = 0
     /// What was applied when the end began: others may have more applied here, without end.
@@ -99,12 +100,20 @@ final class ReplicaThread: @unchecked Sendable {
     private func next() -> Mail {
         let deadline = hub.canCatchUp ? 0 : UInt64(nextTick) * 1_000_000
         var released = desk.takeReleased()
-        return shared.mailbox.wait(until: deadline) { mailbox in
+        var isThere = false
+        // A write that nothing waits for here wakes nobody; a leader whom it concerns was told by the log's thread.
+        let awaitsLog = replica.raft.awaitsStorage || ending != nil
+        _ = shared.mailbox.wait(until: deadline) { mailbox -> Bool? in
             mailbox.proposalsInFlight -= released.proposals
             mailbox.proposalBytesInFlight -= released.bytes
             released = (0, 0)
-            return mailbox.mail.isEmpty ? nil : mailbox.take()
-        } ?? Mail()
+            mailbox.awaitsLog = awaitsLog
+            isThere = !mailbox.mail.isEmpty(awaitingLog: awaitsLog)
+            return isThere ? true : nil
+        }
+        // Who else has something for this turn, and only lacks a processor, gets it first.
+        if isThere { sched_yield() }
+        return shared.mailbox.withLock { $0.take() }
     }
 
     private func turn(_ mail: Mail) {
@@ -115,11 +124,12 @@ final class ReplicaThread: @unchecked Sendable {
         propose(mail.requests) // (2)
         // One frame to each member where the turn has more to tell them.
         if mail.logged.isEmpty, mail.received.isEmpty { flushOutbox() }
-        for (stored, anchor, afterwards, beginning) in mail.logged { // (3)
-            self.anchor = anchor
-            guard beginning == beginnings else { continue }
-            handle(.logged(stored))
-            outbox.append(contentsOf: afterwards)
+        if !mail.logged.isEmpty { // (3)
+            let beginnings = beginnings
+            for (stored, anchor, beginning) in mail.logged {
+                self.anchor = anchor
+                if beginning == beginnings { handle(.logged(stored)) }
+            }
         }
         if !mail.received.isEmpty { handle(.received(mail.received)) }
         for order in mail.peerOrders { carryOut(order) }
@@ -258,13 +268,14 @@ final class ReplicaThread: @unchecked Sendable {
         let batch = LogBatch(
             entries: entries.map { LogEntry(index: $0.index, term: $0.term, isMembership: $0.kind == .membership, payload: $0.payload) },
             state: state.map { LogState(term: $0.term, vote: $0.vote, commit: $0.commit) })
-        let mailbox = shared.mailbox, beginning = beginnings
-        disk.append(batch) { result in
-            mailbox.change { mailbox in
-                switch result {
-                case .success(let anchor): mailbox.mail.logged.append((stored, anchor, afterwards, beginning))
-                case .failure(let failure): mailbox.mail.failure = mailbox.mail.failure ?? "the log: \(failure)"
-                }
+        let beginning = beginnings
+        disk.append(batch) { [shared, lane] result in
+            switch result {
+            case .success(let anchor):
+                // Before this member could begin anew and say so: in this order the others must hear it.
+                if !afterwards.isEmpty { shared.beginnings.withLock { if $0 == beginning { lane?.send(afterwards) } } }
+                shared.mailbox.change(waking: { $0.awaitsLog }) { $0.mail.logged.append((stored, anchor, beginning)) }
+            case .failure(let failure): shared.mailbox.change { $0.mail.failure = $0.mail.failure ?? "the log: \(failure)" }
             }
         }
     }
@@ -283,7 +294,7 @@ final class ReplicaThread: @unchecked Sendable {
         shared.overlay.seal()
         publishKeys()
         let batch = RecordBatch(
-            applied: checkpoint.applied, appliedTerm: replica.raft.log.term(at: checkpoint.applied) ?? 0, anchor: anchor, records: checkpoint.records,
+            applied: checkpoint.applied, appliedTerm: replica.raft.log.term(at: checkpoint.applied) ?? 0, anchor: anchor, batches: checkpoint.batches,
             removed: checkpoint.removed, tables: checkpoint.tables)
         let (mailbox, overlay) = (shared.mailbox, shared.overlay)
         records.commit(batch) { result in

@@ -14,6 +14,8 @@ final class SharedState: Sendable {
     let records: SharedRecords
     let members = Mutex<(members: [ClusterMember], alarms: [Alarm])>(([], []))
     let witnesses = Mutex<[Witness]>([])
+    /// How often this member has begun anew: what is written of an earlier beginning is void.
+    let beginnings = Mutex<UInt64>(0)
     /// The `pthread_t` of the replica's thread, once it runs.
     let thread = Atomic<UInt>(0)
 

@@ -148,14 +148,14 @@ extension ReplicaThread {
     /// What this member holds is wrong. It begins anew with nothing, online: the same as a start that finds its files damaged.
     func leaveService(_ reason: String) {
         leaving = nil
-        beginnings += 1
+        let beginning = shared.beginnings.withLock { beginnings in beginnings += 1; return beginnings }
         outbox = []
         logger.critical("this member is out of service, and fetches its store anew", metadata: ["reason": "\(reason)"])
         desk.answerAll(.outcomeUnknown)
         hub.cancelAll(because: .unavailable(reason), revision: replica.store.revision)
         do {
             try mark.set(replica.members)
-            let (empty, directory) = try places.openNew(UInt64.max - beginnings)
+            let (empty, directory) = try places.openNew(UInt64.max - beginning)
             try replaceRecords(empty, directory, RecordBatch(applied: 0, anchor: anchor))
             restartLog(after: .start)
             var configuration = replica.configuration, state = replica.raft.hardState

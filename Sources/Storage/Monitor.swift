@@ -33,11 +33,11 @@ import Glibc
         defer { unsafe pthread_mutex_unlock(mutex) }
         return try body(&state)
     }
-    /// Changes the state and wakes who waits.
-    package func change<R>(_ body: (inout State) -> R) -> R {
+    /// Changes the state and wakes who waits; with `waking`, if that holds afterwards.
+    package func change<R>(waking: ((borrowing State) -> Bool)? = nil, _ body: (inout State) -> R) -> R {
         unsafe pthread_mutex_lock(mutex)
         let result = body(&state)
-        let wakes = waiters > 0
+        let wakes = waiters > 0 && (waking?(state) ?? true)
         if wakes {
             waiters = 0
             unsafe word.pointee &+= 1

@@ -3,21 +3,27 @@ package import FileSealing
 package import MVCC
 package import WriteAheadLog
 
-/// What becomes durable in one transaction, in this order: `records`, `removed`, `tables`, and how far the log has been applied.
+/// What becomes durable in one transaction, in this order: the records of all `batches`, `removed`, `tables`, and how far the log has been applied.
 package struct RecordBatch: Sendable {
     package var applied: LogIndex
     package var appliedTerm: Term
     /// The log's last frame when this was applied; `nil` leaves the one stored before.
     package var anchor: LogAnchor?
-    package var records: [Record]
+    package var batches: [[Record]]
     package var removed: [Revision]
     package var tables: [TableWrite]
     package init(
-        applied: LogIndex, appliedTerm: Term = 0, anchor: LogAnchor? = nil, records: [Record] = [], removed: [Revision] = [], tables: [TableWrite] = []
+        applied: LogIndex, appliedTerm: Term = 0, anchor: LogAnchor? = nil, batches: [[Record]], removed: [Revision] = [], tables: [TableWrite] = []
     ) {
         self.applied = applied; self.appliedTerm = appliedTerm; self.anchor = anchor
-        self.records = records; self.removed = removed; self.tables = tables
+        self.batches = batches; self.removed = removed; self.tables = tables
     }
+    package init(
+        applied: LogIndex, appliedTerm: Term = 0, anchor: LogAnchor? = nil, records: [Record] = [], removed: [Revision] = [], tables: [TableWrite] = []
+    ) {
+        self.init(applied: applied, appliedTerm: appliedTerm, anchor: anchor, batches: records.isEmpty ? [] : [records], removed: removed, tables: tables)
+    }
+    var changes: Int { batches.reduce(removed.count + tables.count) { $0 + $1.count } }
 }
 
 /// How far the records have come.
@@ -107,7 +113,7 @@ package final class RecordLane: Sendable {
             if let failure = inbox.failure { return failure }
             if inbox.isClosing { return .closed }
             inbox.orders.append(Order(batch: batch, completion: completion))
-            inbox.changesWaiting += batch.records.count + batch.removed.count + batch.tables.count
+            inbox.changesWaiting += batch.changes
             return nil
         }
         if let refusal { completion(.failure(refusal)) }
@@ -322,8 +328,10 @@ private final class RecordThread: @unchecked Sendable {
             for batch in batches {
                 precondition(batch.applied >= newState.applied, "the applied index never goes back")
                 // Borrowed one after the other: their values are not to be retained and let go of again.
-                let records = batch.records.span
-                for position in records.indices { try store(records[position], &newLast, transaction) }
+                for records in batch.batches {
+                    let records = records.span
+                    for position in records.indices { try store(records[position], &newLast, transaction) }
+                }
                 for revision in batch.removed {
                     let key = RecordCodec.key(revision)
                     try unsafe key.withRawBytes { key throws(StorageFailure) in try unsafe transaction.delete(database.records, key) }
