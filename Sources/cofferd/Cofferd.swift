@@ -1,5 +1,6 @@
 import ArgumentParser
 import Basics
+import CLinux
 
 /// The store daemon.
 @main
@@ -15,6 +16,7 @@ struct Cofferd: AsyncParsableCommand {
         defaultSubcommand: Serve.self)
 
     static func main() async {
+        _ = clinux_prefer_batches() // before there are other threads
         let arguments = Environment.merged(Array(CommandLine.arguments.dropFirst()))
         do {
             var command = try parseAsRoot(arguments)
