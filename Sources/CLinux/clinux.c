@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
-#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -146,11 +145,6 @@ int clinux_forbid_dump(void) { return answer(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
 int clinux_forbid_core(void) {
     struct rlimit none = {0, 0};
     return answer(setrlimit(RLIMIT_CORE, &none));
-}
-int clinux_prefer_batches(void) {
-    if (sched_getscheduler(0) != SCHED_OTHER) return 0;
-    struct sched_param parameter = {0};
-    return answer(sched_setscheduler(0, SCHED_BATCH, &parameter));
 }
 int64_t clinux_raise_files(void) {
     struct rlimit limit;

@@ -145,6 +145,9 @@ package struct Raft: Sendable {
     var electionElapsed = 0
     var electionTimeout = 0
     var generator: SeededGenerator
+    /// An append waits for the answer to the one before, and takes along what came meanwhile: where answers come soon, that is less work for all.
+    /// The host, which has a clock, decides.
+    package var awaitsEachAnswer = false
     /// Reads asked of the leader.
     var forwarded: ForwardedReads
 

@@ -50,7 +50,7 @@ extension Raft {
     mutating func sendAppends(to progress: inout Progress, evenEmpty: Bool = false) {
         var mustSend = evenEmpty || progress.commitTold < log.committed
         while true {
-            let admitted = progress.admits(inFlightMax: configuration.inFlightMax, bytesMax: configuration.inFlightBytesMax)
+            let admitted = progress.admits(inFlightMax: awaitsEachAnswer ? 1 : configuration.inFlightMax, bytesMax: configuration.inFlightBytesMax)
             guard admitted || (mustSend && evenEmpty && progress.flow != .snapshot) else { return }
             let previous = progress.next - 1
             guard let previousTerm = log.term(at: previous),

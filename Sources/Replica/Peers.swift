@@ -47,6 +47,8 @@ extension Replica {
         case .raft(let inner):
             guard inner.from == message.from, inner.to == member else { return }
             witness(inner)
+            answering.received(inner, at: now)
+            raft.awaitsEachAnswer = !answering.isSlow(at: now)
             step(.received(inner), into: &effects)
         case .forward(let commands): take(commands, from: message.from, into: &effects)
         case .questions(let questions):

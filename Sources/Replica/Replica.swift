@@ -103,6 +103,7 @@ package struct Replica: ~Copyable, Sendable {
     var repair = Repair.none
     /// Members that this one met while it takes no part, and does not know.
     var strangers: [MemberID] = []
+    var answering = Answering()
     var unfitness: String?
     var recognition: Recognition?
     /// Before the first event consensus is told to be still: what is committed already is applied with that.
@@ -244,7 +245,9 @@ package struct Replica: ~Copyable, Sendable {
             switch raftEffects[position] {
             case .persist(let entries, let state, let afterwards, let stored):
                 effects.append(.persist(entries, state, afterwards: afterwards.isEmpty ? [] : afterwards.map { PeerMessage($0) }, stored: stored))
-            case .send(let messages): effects.append(.send(messages.map { PeerMessage($0) }))
+            case .send(let messages):
+                for message in messages { answering.sent(message, at: now) }
+                effects.append(.send(messages.map { PeerMessage($0) }))
             case .release(let through): apply(through: through, adopting: &raftEffects, into: &effects)
             case .accepted(let first, _):
                 isLogging(proposed)

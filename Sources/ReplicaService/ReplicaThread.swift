@@ -100,20 +100,15 @@ final class ReplicaThread: @unchecked Sendable {
     private func next() -> Mail {
         let deadline = hub.canCatchUp ? 0 : UInt64(nextTick) * 1_000_000
         var released = desk.takeReleased()
-        var isThere = false
         // A write that nothing waits for here wakes nobody; a leader whom it concerns was told by the log's thread.
         let awaitsLog = replica.raft.awaitsStorage || ending != nil
-        _ = shared.mailbox.wait(until: deadline) { mailbox -> Bool? in
+        return shared.mailbox.wait(until: deadline) { mailbox in
             mailbox.proposalsInFlight -= released.proposals
             mailbox.proposalBytesInFlight -= released.bytes
             released = (0, 0)
             mailbox.awaitsLog = awaitsLog
-            isThere = !mailbox.mail.isEmpty(awaitingLog: awaitsLog)
-            return isThere ? true : nil
-        }
-        // Who else has something for this turn, and only lacks a processor, gets it first.
-        if isThere { sched_yield() }
-        return shared.mailbox.withLock { $0.take() }
+            return mailbox.mail.isEmpty(awaitingLog: awaitsLog) ? nil : mailbox.take()
+        } ?? shared.mailbox.withLock { $0.take() }
     }
 
     private func turn(_ mail: Mail) {

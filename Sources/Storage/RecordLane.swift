@@ -1,6 +1,5 @@
 package import Basics
 package import FileSealing
-import Glibc
 package import MVCC
 package import WriteAheadLog
 
@@ -281,8 +280,6 @@ private final class RecordThread: @unchecked Sendable {
     private var state: AppliedState
     /// The greatest in the table; a greater one is appended, at the table's end.
     private var lastRevision: Revision?
-    /// So many are stored before others who wait for a processor get it.
-    private static let recordsPerTurn = 32
     /// A sealed value on its way from one record to another.
     private let copied = FrameBuffer()
 
@@ -326,18 +323,14 @@ private final class RecordThread: @unchecked Sendable {
 
     /// All of the batches, or none. Returns the applied index that is durable now.
     func store(_ batches: [RecordBatch]) throws(StorageFailure) -> LogIndex {
-        var newState = state, newLast = lastRevision, stored = 0
+        var newState = state, newLast = lastRevision
         try database.write { transaction throws(StorageFailure) in
             for batch in batches {
                 precondition(batch.applied >= newState.applied, "the applied index never goes back")
                 // Borrowed one after the other: their values are not to be retained and let go of again.
                 for records in batch.batches {
                     let records = records.span
-                    for position in records.indices {
-                        try store(records[position], &newLast, transaction)
-                        stored += 1
-                        if stored.isMultiple(of: Self.recordsPerTurn) { sched_yield() }
-                    }
+                    for position in records.indices { try store(records[position], &newLast, transaction) }
                 }
                 for revision in batch.removed {
                     let key = RecordCodec.key(revision)

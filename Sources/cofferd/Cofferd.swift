@@ -1,6 +1,5 @@
 import ArgumentParser
 import Basics
-import CLinux
 
 /// The store daemon.
 @main
@@ -16,7 +15,6 @@ struct Cofferd: AsyncParsableCommand {
         defaultSubcommand: Serve.self)
 
     static func main() async {
-        _ = clinux_prefer_batches() // before there are other threads
         let arguments = Environment.merged(Array(CommandLine.arguments.dropFirst()))
         do {
             var command = try parseAsRoot(arguments)

@@ -75,9 +75,6 @@ int clinux_listmount(uint64_t parent, uint64_t last, uint64_t *ids, size_t capac
 // No core, no ptrace by others of the same user, no /proc/PID/mem.
 int clinux_forbid_dump(void);
 int clinux_forbid_core(void);
-/// SCHED_BATCH for this thread and those it makes, unless somebody chose a policy already: who is woken does not push its waker off the
-/// processor, so threads hand over more at a time.
-int clinux_prefer_batches(void);
 /// Raises the limit on open files as far as it goes; answers it.
 int64_t clinux_raise_files(void);
 // All pages, present and future, stay in memory.
