@@ -63,7 +63,7 @@ targets.append(.target(name: "DataDriven", swiftSettings: swiftSettings))
 library("SecretMemory", "CSodium", unsafe: true)
 // Pure cores.
 library("Raft", "Basics", tests: ["DataDriven"])
-library("WriteAheadLog", "Basics", unsafe: true, tests: ["DataDriven"])
+library("WriteAheadLog", "CLinux", "Basics", unsafe: true, tests: ["DataDriven"])
 library("MVCC", "Basics", unsafe: true, tests: ["DataDriven"], resources: ["Cases"])
 library("Replica", "Raft", "MVCC", "Basics")
 library("Sealing", "SecretMemory", "CSodium", "Basics", unsafe: true, resources: ["Vectors"])

@@ -271,6 +271,7 @@ package struct Replica: ~Copyable, Sendable {
             clock.promote(store.allLeases, at: now, extraMilliseconds: configuration.leaseGraceMilliseconds)
             leaseCheckpointDue = now + configuration.leaseCheckpointMilliseconds
             comparison = HashComparison()
+            answering = Answering()
         } else {
             clock.demote()
             let abandoned = proposals.abandon()

@@ -94,6 +94,8 @@ int clinux_futex_wait(const uint32_t *word, uint32_t expected, uint64_t deadline
 void clinux_futex_wake(const uint32_t *word);
 
 void clinux_wipe(void *memory, size_t count);
+// CRC-32C (Castagnoli) of further bytes, by the processor's own instruction where it has one. Begins with, and ends by, inverting the remainder.
+uint32_t clinux_crc32c(uint32_t remainder, const void *bytes, size_t count);
 // Milliseconds since boot, sleep included.
 int64_t clinux_boot_milliseconds(void);
 // Ends this process at once, as SIGKILL from outside would.
