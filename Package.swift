@@ -119,7 +119,7 @@ targets.append(.executableTarget( // as whoever uses the library would write it:
 targets.append(.testTarget(name: "TidyTests", swiftSettings: swiftSettings))
 targets.append(.testTarget(name: "ConformanceTests", dependencies: ["Faults"], swiftSettings: swiftSettings))
 targets.append(.testTarget(
-    name: "DifferentialTests", dependencies: ["EtcdClient", "EtcdProtocol", "RPC", "Basics", External.core, External.posix], swiftSettings: swiftSettings))
+    name: "DifferentialTests", dependencies: ["Faults", "EtcdClient", "EtcdProtocol", "RPC", "Basics", External.core, External.posix], swiftSettings: swiftSettings))
 if Context.environment["COFFER_BENCHMARKS"] != nil {
     targets.append(.executableTarget(
         name: "coffer-bench",

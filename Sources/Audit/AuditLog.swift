@@ -135,7 +135,7 @@ package final class AuditLog: Sendable {
     private let waitingMax: Int
     /// Read before the lock is asked for: most callers find their record durable already.
     private let durableCount = Atomic<UInt64>(0)
-    /// The end of the last whole line, and of the room reserved. Of `queue` alone.
+    /// The end of the file's lines, and of the room reserved; whether the last line was cut short. Of `queue` alone.
     private let end = Atomic<Int>(0), reserved = Atomic<Int>(0), isTorn = Atomic<Bool>(false)
     /// When the last sync began, of the clock's uptime; whether something was written since. Of `queue` alone.
     private let lastSync = Atomic<UInt64>(0), isUnsynced = Atomic<Bool>(false)

@@ -59,7 +59,7 @@ extension AuditLog {
         var there = [UInt8](repeating: 0, count: min(part.count, size - offset))
         let read = unsafe there.withUnsafeMutableBytes { unsafe pread(file, $0.baseAddress, $0.count, offset) }
         guard read == there.count else { throw .failed("pread", errno: read < 0 ? errno : EIO) }
-        if there.count == part.count, there == Array(part) { return true }
+        if part.elementsEqual(there) { return true }
         guard zip(there, part).allSatisfy({ $0 == $1 || $0 == 0 }) else { return false }
         var written = 0
         while written < part.count {

@@ -113,13 +113,18 @@ package func eventually(_ what: @autoclosure () -> String, withinSeconds seconds
     }
 }
 
-/// Ports that nobody listens on just now.
-package func freePorts(_ count: Int) throws -> [Int] {
-    let descriptors = (0..<count).map { _ in socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0) }
+/// Ports that nobody listens on just now, for programs that cannot be asked which one they chose.
+package func freePorts(_ count: Int) throws -> [Int] { try takePorts([Int](repeating: 0, count: count)) }
+
+/// Takes these, 0 for any, all at the same time, and lets them go again: throws if one of them is in use.
+@discardableResult
+package func takePorts(_ ports: [Int]) throws -> [Int] {
+    let descriptors = ports.map { _ in socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0) }
     defer { for descriptor in descriptors { close(descriptor) } } // only at the end: so they differ
-    return try descriptors.map { descriptor in
+    return try zip(descriptors, ports).map { descriptor, port in
         var address = sockaddr_in(), length = socklen_t(MemoryLayout<sockaddr_in>.size)
         address.sin_family = sa_family_t(AF_INET)
+        address.sin_port = in_port_t(port).bigEndian
         address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
         let code = withUnsafeMutablePointer(to: &address) { pointer in
             pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { bind(descriptor, $0, length) == 0 ? getsockname(descriptor, $0, &length) : -1 }

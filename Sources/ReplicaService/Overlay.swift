@@ -11,7 +11,7 @@ import Synchronization
 /// A reader looks here first and in the record lane after: whatever is missing here was durable there before.
 final class Overlay: Sendable {
     private struct Generation {
-        /// As they were applied, each batch in order and after the one before: nothing is done per record.
+        /// As they were applied, each batch in order and after the one before: nothing is kept per record.
         private var batches: [[Record]] = []
         /// What takes the place of a record, here or in the record lane.
         private var replaced: [Revision: Record.Value] = [:]

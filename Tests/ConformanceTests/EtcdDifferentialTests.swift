@@ -1,3 +1,4 @@
+import Faults
 import Foundation
 import Testing
 
@@ -53,7 +54,7 @@ private final class Peer {
 
     init(name: String, executable: URL, arguments: (_ clientPort: Int) -> [String], folder: URL) throws {
         self.name = name
-        let port = try Self.freePort()
+        let port = try freePorts(1)[0]
         endpoint = "127.0.0.1:\(port)"
         let log = folder.appendingPathComponent("\(name).log")
         try Data().write(to: log)
@@ -75,20 +76,6 @@ private final class Peer {
             }
             usleep(20_000)
         }
-    }
-
-    static func freePort() throws -> Int {
-        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-        defer { close(descriptor) }
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
-        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-        let done = withUnsafeMutablePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { bind(descriptor, $0, length) == 0 && getsockname(descriptor, $0, &length) == 0 }
-        }
-        guard done else { throw Failure(description: "no free port") }
-        return Int(UInt16(bigEndian: address.sin_port))
     }
 
     func start(_ arguments: [String], input: String? = nil) throws -> Running {
@@ -125,13 +112,13 @@ private struct ServerPair {
         folder = FileManager.default.temporaryDirectory.appendingPathComponent("coffer-differential-\(UUID().uuidString)")
         try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
         guard let executable = Program.find("etcd") else { throw Failure(description: "no etcd") }
-        let peerURL = "http://127.0.0.1:\(try Peer.freePort())"
+        let peerURL = "http://127.0.0.1:\(try freePorts(1)[0])"
         etcd = try Peer(name: "etcd", executable: executable, arguments: { port in
             ["--data-dir", "etcd", "--listen-client-urls", "http://127.0.0.1:\(port)", "--advertise-client-urls", "http://127.0.0.1:\(port)",
              "--listen-peer-urls", peerURL, "--initial-advertise-peer-urls", peerURL, "--initial-cluster", "default=\(peerURL)"]
         }, folder: folder)
         do {
-            let secretsPort = try Peer.freePort()
+            let secretsPort = try freePorts(1)[0]
             coffer = try Peer(name: "cofferd", executable: cofferd, arguments: { port in
                 ["--data-dir", "coffer", "--listen-client-urls", "http://127.0.0.1:\(port)", "--listen-secrets-url", "https://127.0.0.1:\(secretsPort)"]
             }, folder: folder)

@@ -1,3 +1,4 @@
+import Faults
 import Foundation
 import Glibc
 import Testing
@@ -16,7 +17,7 @@ import Testing
           .enabled(if: Program.isRoot, "mounting tmpfs needs root"), .timeLimit(.minutes(10)))
     func oneNode() async throws {
         let example = Program.root.appendingPathComponent("examples/one-node/run")
-        let ports = try RawConnection.freePorts(2)
+        let ports = try freePorts(2)
         let run = try await Program.run(example, environment: [
             "ONCE": "1", "COFFER_BIN": Program.folder.path, "COFFER_ETCD_PORT": "\(ports[0])", "COFFER_API_PORT": "\(ports[1])",
             "COFFER_RUN": Self.folder("one-node"),

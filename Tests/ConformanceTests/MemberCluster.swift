@@ -1,3 +1,4 @@
+import Faults
 import Foundation
 import Glibc
 import Synchronization
@@ -16,7 +17,7 @@ final class MemberCluster: Sendable {
     private init(_ names: [String]) throws {
         home = try TemporaryDirectory()
         self.names = names
-        let free = try RawConnection.freePorts(names.count * 3)
+        let free = try freePorts(names.count * 3)
         ports = Dictionary(uniqueKeysWithValues: names.enumerated().map { number, name in
             (name, Ports(etcd: free[number * 3], peer: free[number * 3 + 1], api: free[number * 3 + 2]))
         })

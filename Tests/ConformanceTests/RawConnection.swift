@@ -1,3 +1,4 @@
+import Faults
 import Foundation
 import Glibc
 
@@ -10,33 +11,13 @@ enum RawConnection {
         }
     }
 
-    /// Ports that nobody listens on just now, for programs that cannot be asked which one they chose.
-    static func freePorts(_ count: Int) throws -> [Int] { try taken([Int](repeating: 0, count: count)) }
-
     /// A number whose `count` next ones are such ports, below those that the system chooses by itself.
     static func freeBase(_ count: Int) throws -> Int {
         for _ in 0..<100 {
             let base = Int.random(in: 20_000...29_000)
-            if (try? taken((1...count).map { base + $0 })) != nil { return base }
+            if (try? takePorts((1...count).map { base + $0 })) != nil { return base }
         }
         throw Child.Failure(description: "no \(count) free ports in a row")
-    }
-
-    /// Takes these, 0 for any, all at the same time, and lets them go again.
-    private static func taken(_ ports: [Int]) throws -> [Int] {
-        let descriptors = ports.map { _ in socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0) }
-        defer { for descriptor in descriptors { close(descriptor) } } // only at the end: so they differ
-        return try zip(descriptors, ports).map { descriptor, port in
-            var address = sockaddr_in(), length = socklen_t(MemoryLayout<sockaddr_in>.size)
-            address.sin_family = sa_family_t(AF_INET)
-            address.sin_port = in_port_t(port).bigEndian
-            address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
-            let code = withUnsafeMutablePointer(to: &address) { pointer in
-                pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { bind(descriptor, $0, length) == 0 ? getsockname(descriptor, $0, &length) : -1 }
-            }
-            guard code == 0 else { throw Child.Failure(description: "bind: \(errno)") }
-            return Int(in_port_t(bigEndian: address.sin_port))
-        }
     }
 
     private static func blockingExchange(_ port: Int, _ bytes: [UInt8], _ seconds: Int) throws -> [UInt8] {

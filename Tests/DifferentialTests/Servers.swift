@@ -1,4 +1,5 @@
 import EtcdClient
+import Faults
 import Foundation
 import Glibc
 import NIOPosix
@@ -43,22 +44,6 @@ final class Peer {
         if process.isRunning { process.terminate() }
         process.waitUntilExit()
     }
-
-    static func freePorts(_ count: Int) throws -> [Int] {
-        let descriptors = (0..<count).map { _ in socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0) }
-        defer { for descriptor in descriptors { close(descriptor) } } // only at the end: so they differ
-        return try descriptors.map { descriptor in
-            var address = sockaddr_in()
-            address.sin_family = sa_family_t(AF_INET)
-            address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
-            var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-            let done = withUnsafeMutablePointer(to: &address) { pointer in
-                pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { bind(descriptor, $0, length) == 0 && getsockname(descriptor, $0, &length) == 0 }
-            }
-            guard done else { throw Failure(description: "no free port") }
-            return Int(UInt16(bigEndian: address.sin_port))
-        }
-    }
 }
 
 /// Debian's etcd and cofferd, both with their data in memory.
@@ -77,7 +62,7 @@ struct ServerPair {
     }()
 
     init(etcd etcdPath: String, coffer cofferPath: String) async throws {
-        let ports = try Peer.freePorts(3)
+        let ports = try freePorts(3)
         let memory = access("/dev/shm", W_OK) == 0 ? URL(fileURLWithPath: "/dev/shm") : FileManager.default.temporaryDirectory
         folder = memory.appendingPathComponent("coffer-differential-\(UUID().uuidString)")
         try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
