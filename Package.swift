@@ -64,7 +64,7 @@ library("SecretMemory", "CSodium", unsafe: true)
 // Pure cores.
 library("Raft", "Basics", tests: ["DataDriven"])
 library("WriteAheadLog", "CLinux", "Basics", unsafe: true, tests: ["DataDriven"])
-library("MVCC", "Basics", unsafe: true, tests: ["DataDriven"], resources: ["Cases"])
+library("MVCC", "CLinux", "Basics", unsafe: true, tests: ["DataDriven"], resources: ["Cases"])
 library("Replica", "Raft", "MVCC", "Basics")
 library("Sealing", "SecretMemory", "CSodium", "Basics", unsafe: true, resources: ["Vectors"])
 library("Resources", "SecretMemory", "Basics", External.yams)

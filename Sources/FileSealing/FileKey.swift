@@ -1,6 +1,7 @@
 package import Basics
 import CSodium
 package import SecretMemory
+import Synchronization
 
 package enum FileSealingError: Error, Equatable, Sendable {
     /// Fewer bytes than nonce and tag.
@@ -16,7 +17,7 @@ package enum FileSealingError: Error, Equatable, Sendable {
 ///
 ///     nonce 24 | XChaCha20-Poly1305-IETF ciphertext | tag 16
 ///
-/// Callable from any thread. The key lies in guarded memory and is wiped with the last reference.
+/// Callable from any thread. Keys are wiped with the last reference.
 @safe package final class FileKey: Sendable {
     /// What sealing adds: nonce and tag.
     package static let overheadBytes = 40
@@ -29,10 +30,18 @@ package enum FileSealingError: Error, Equatable, Sendable {
     private let key: SecretBytes
     private let nonces = NoncePool()
 
+    /// What XChaCha20 makes of the key and a nonce's first 16 bytes. Nonces come in batches that share these, so it is kept for the next one.
+    private struct Subkey: ~Copyable {
+        var prefix: (UInt64, UInt64)?
+        var key: SecretBytes
+    }
+    private let subkey: Mutex<Subkey>
+
     package init(key: consuming SecretBytes, generation: UInt16) throws(FileSealingError) {
-        guard key.count == Self.keyBytes else { throw .wrongKeyLength }
+        guard key.count == Self.keyBytes, let room = try? SecretBytes(copying: Bytes(repeating: 0, count: Self.keyBytes)) else { throw .wrongKeyLength }
         self.key = key
         self.generation = generation
+        subkey = Mutex(Subkey(key: room))
     }
 
     /// Writes `plaintext.count + overheadBytes` bytes to `target`, which must have room for them, and returns their number.
@@ -43,14 +52,37 @@ package enum FileSealingError: Error, Equatable, Sendable {
         let total = plaintext.count + Self.overheadBytes
         precondition(target.count >= total)
         unsafe nonces.draw(into: target)
-        unsafe key.withUnsafeStart { key in
-            guard let out = unsafe target.baseAddress?.assumingMemoryBound(to: UInt8.self) else { return }
-            let status = unsafe crypto_aead_xchacha20poly1305_ietf_encrypt(
+        unsafe withUnsafeTemporaryAllocation(byteCount: Self.keyBytes + 12, alignment: 16) { room in
+            guard let out = unsafe target.baseAddress?.assumingMemoryBound(to: UInt8.self),
+                  let key = unsafe room.baseAddress?.assumingMemoryBound(to: UInt8.self) else { return }
+            unsafe copySubkey(of: out, to: room)
+            // XChaCha20-Poly1305 is this, under that key, with these 12 bytes of nonce.
+            unsafe (room.baseAddress! + Self.keyBytes).storeBytes(of: 0, as: UInt32.self)
+            unsafe (key + Self.keyBytes + 4).update(from: out + NoncePool.prefixBytes, count: 8)
+            let status = unsafe crypto_aead_chacha20poly1305_ietf_encrypt(
                 out + Self.nonceBytes, nil, plaintext.baseAddress?.assumingMemoryBound(to: UInt8.self), UInt64(plaintext.count),
-                associatedData.baseAddress?.assumingMemoryBound(to: UInt8.self), UInt64(associatedData.count), nil, out, key)
+                associatedData.baseAddress?.assumingMemoryBound(to: UInt8.self), UInt64(associatedData.count), nil, key + Self.keyBytes, key)
             precondition(status == 0)
+            unsafe sodium_memzero(key, Self.keyBytes)
         }
         return total
+    }
+
+    private func copySubkey(of nonce: UnsafePointer<UInt8>, to target: UnsafeMutableRawBufferPointer) {
+        let wanted = unsafe (UnsafeRawPointer(nonce).loadUnaligned(as: UInt64.self), UnsafeRawPointer(nonce).loadUnaligned(fromByteOffset: 8, as: UInt64.self))
+        subkey.withLock { subkey in
+            let isHeld = subkey.prefix.map { $0 == wanted } ?? false
+            if !isHeld {
+                unsafe subkey.key.withUnsafeMutableBytes { held in
+                    unsafe key.withUnsafeStart { key in
+                        let status = unsafe crypto_core_hchacha20(held.baseAddress!.assumingMemoryBound(to: UInt8.self), nonce, key, nil)
+                        precondition(status == 0)
+                    }
+                }
+                subkey.prefix = wanted
+            }
+            unsafe subkey.key.withUnsafeBytes { unsafe target.copyMemory(from: $0) }
+        }
     }
 
     /// Writes the plaintext to `target`, which must have room for `sealed.count - overheadBytes` bytes, and returns its length.

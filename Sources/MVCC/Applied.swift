@@ -13,6 +13,8 @@ package struct Applied: Sendable, Equatable {
     package var tables: [TableWrite] = []
     /// One per put or delete, in revision order.
     package var events: [WatchEvent] = []
+    /// Off: nobody watches, and `events` stay empty.
+    package var gathersEvents = true
     package init() {}
 
     package var isEmpty: Bool { records.isEmpty && removed.isEmpty && tables.isEmpty && events.isEmpty }

@@ -89,6 +89,16 @@ extension Command {
         }
     }
 
+    /// The key that an encoded put writes, nothing else of it read; `nil` for other commands and what is none.
+    static func putKey(in bytes: ArraySlice<UInt8>) -> ArraySlice<UInt8>? {
+        let start = bytes.startIndex
+        guard bytes.count >= 3, bytes[start] == format, bytes[start + 1] == Kind.put.rawValue else { return nil }
+        let rest = bytes.dropFirst(bytes[start + 2] & 8 != 0 ? 11 : 3)
+        guard rest.count >= 4 else { return nil }
+        let count = rest.prefix(4).reduce(0) { $0 << 8 | Int($1) }
+        return count <= rest.count - 4 ? rest.dropFirst(4).prefix(count) : nil
+    }
+
     package init(decoding bytes: Bytes) throws(MalformedBytes) { try self.init(decoding: bytes[...]) }
 
     package init(decoding bytes: ArraySlice<UInt8>) throws(MalformedBytes) {

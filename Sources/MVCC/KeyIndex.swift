@@ -1,4 +1,5 @@
 import Basics
+import CLinux
 
 /// Every key with the history of its versions: the part of the store that is held in memory whole.
 ///
@@ -105,6 +106,17 @@ struct KeyIndex: ~Copyable, @unchecked Sendable {
             }
         }
         try result.get()
+    }
+
+    /// For `findOrInsert` and `append` of each of the keys.
+    func prefetch(_ batch: inout PrefetchBatch) {
+        tree.prefetch(&batch)
+        unsafe histories.withUnsafeBufferPointer { histories in
+            batch.forEachEntry { entry in unsafe clinux_prefetch(histories.baseAddress! + entry.history) }
+            batch.forEachEntry { entry in
+                if let history = unsafe histories[entry.history] { unsafe clinux_prefetch(history.cells + history.count) }
+            }
+        }
     }
 
     // MARK: Writing

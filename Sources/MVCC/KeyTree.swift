@@ -1,4 +1,5 @@
 import Basics
+import CLinux
 
 /// A node of the B+tree: up to 64 entries in order; inner nodes have one child more than separators.
 ///
@@ -42,6 +43,16 @@ import Basics
     @inline(__always) var entries: UnsafeMutablePointer<KeyEntry> { unsafe (memory + Self.entriesOffset).assumingMemoryBound(to: KeyEntry.self) }
     @inline(__always) var children: UnsafeMutablePointer<Node> { unsafe (memory + Self.childrenOffset).assumingMemoryBound(to: Node.self) }
 
+    /// Its head and hints.
+    @inline(__always)
+    func prefetch() {
+        var line = 0
+        while line < Self.entriesOffset {
+            unsafe clinux_prefetch(memory + line)
+            line += 64
+        }
+    }
+
     @inline(__always)
     static func hint(_ key: UnsafeRawPointer, _ count: Int, _ skip: Int) -> UInt64 {
         let left = count - skip
@@ -69,26 +80,35 @@ import Basics
         for i in 0..<count { unsafe hints[i] = unsafe Self.hint(entries[i].keyBytes, entries[i].keyByteCount, common) }
     }
 
+    /// By the hints, of which there is one at least.
+    @inline(__always)
+    func firstSlot(notBelow hint: UInt64) -> Int {
+        let hints = unsafe self.hints
+        var low = 0, length = count
+        while length > 1 {  // branch-free lower bound
+            let half = length >> 1
+            low = unsafe hints[low + half - 1] < hint ? low + half : low
+            length -= half
+        }
+        return unsafe hints[low] < hint ? low + 1 : low
+    }
+
     /// The first slot whose key is not less than `key`, and whether it equals it.
     @inline(__always)
     func lowerBound(_ key: UnsafeRawPointer, _ keyCount: Int) -> (slot: Int, found: Bool) {
         let count = self.count, skip = self.skip
         if count == 0 { return (0, false) }
+        let hint = unsafe Self.hint(key, keyCount, skip), hints = unsafe self.hints
+        var low = firstSlot(notBelow: hint)
         if skip > 0 {
             let shared = min(skip, keyCount)
-            let order = unsafe compareBytes(key, shared, entries[0].keyBytes, shared)
+            // Any entry tells the common prefix: a leaf's that is probably looked for, an inner node's always the same.
+            let witness = unsafe entries[isLeaf ? min(low, count - 1) : 0]
+            let order = unsafe compareBytes(key, shared, witness.keyBytes, shared)
             if order < 0 { return (0, false) }
             if order > 0 { return (count, false) }
             if keyCount < skip { return (0, false) }
         }
-        let hint = unsafe Self.hint(key, keyCount, skip), hints = unsafe self.hints
-        var low = 0, length = count
-        while length > 1 {  // branch-free lower bound over the hints
-            let half = length >> 1
-            low = unsafe hints[low + half - 1] < hint ? low + half : low
-            length -= half
-        }
-        if unsafe hints[low] < hint { low += 1 }
         var high = low
         while high < count, unsafe hints[high] == hint { high += 1 }
         while low < high {  // within equal hints, by the whole key
@@ -181,6 +201,21 @@ struct KeyTree: ~Copyable, @unchecked Sendable {
             node = following
             slot = 0
         }
+    }
+
+    /// Asks memory for what `findOrInsert` will touch for each of these keys, and tells which entries it will probably find. Lookups one after the
+    /// other wait for memory half a dozen times each; here all keys wait together, once at each level.
+    func prefetch(_ batch: inout PrefetchBatch) {
+        var node = root
+        batch.begin(at: root)
+        while !node.isLeaf { // all leaves are equally deep
+            unsafe batch.descend { node, key in
+                let (slot, found) = unsafe node.lowerBound(key.baseAddress!, key.count)
+                return unsafe node.children[found ? slot + 1 : slot]
+            }
+            node = unsafe node.children[0]
+        }
+        batch.findEntries()
     }
 
     // MARK: Insertion

@@ -183,6 +183,8 @@ extension Origin {
         writer.write(raw: command)
         return writer.bytes
     }
+    /// The command in a logged payload, whether or not one names an origin before it. Nothing is checked.
+    static func command(in payload: Bytes) -> ArraySlice<UInt8> { payload.first == format ? payload.dropFirst(encodedBytes) : payload[...] }
     /// The origin a logged payload names, if it does, and where the command begins.
     package static func split(_ payload: Bytes) throws(MalformedBytes) -> (origin: Origin?, command: ArraySlice<UInt8>) {
         guard payload.first == format else { return (nil, payload[...]) }

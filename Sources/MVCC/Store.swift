@@ -30,6 +30,7 @@ package struct Store: ~Copyable, Sendable {
     /// Changes of the command that is being applied: the next one's sub revision.
     var changes: Int32 = 0
     var recent = RecentChanges()
+    private var upcoming = PrefetchBatch()
     var restoring = Restoring()
 
     package init() {}
@@ -40,6 +41,17 @@ package struct Store: ~Copyable, Sendable {
     package var recordCount: Int64 { index.cellCount }
     /// Memory of the index.
     package var indexBytes: Int { index.bytes }
+
+    /// So many commands it is worth naming before they are applied.
+    package static let prefetchMax = PrefetchBatch.keysMax
+    /// Of the next commands, by their logged payloads: asks memory for what applying them will touch, for all of them at once. Changes nothing.
+    package mutating func prefetch(count: Int, _ payload: (Int) -> Bytes) {
+        upcoming.removeAll()
+        for position in 0..<min(count, Self.prefetchMax) {
+            if let key = Command.putKey(in: Origin.command(in: payload(position))) { upcoming.append(key) }
+        }
+        if upcoming.isWorthwhile { index.prefetch(&upcoming) }
+    }
 
     /// Applies one command. `Applied` is appended to; it is left alone when the command is refused.
     package mutating func apply(_ command: Command, at index: LogIndex, into applied: inout Applied) -> Result<CommandResult, CommandRefusal> {
@@ -111,35 +123,36 @@ package struct Store: ~Copyable, Sendable {
         return keys.activeNumber(of: value.dataKey).map { CheckedPut(dataKey: $0) }
     }
 
-    /// Writes a checked put; answers the version before it.
+    /// Writes a checked put; answers the version before it, if that is wanted.
     mutating func write(_ put: PutRequest, _ checked: CheckedPut, _ applied: inout Applied) -> KeyVersion? {
         let entry = index.findOrInsert(put.key)
         let latest = entry.latest.cell, isNew = latest.isTombstone
         let lease = put.keepsLease ? leaseNames[latest.lease] : put.lease
         let dataKey = checked.dataKey ?? latest.dataKey
-        let previous = isNew ? nil : version(put.key, latest)
         let cell = VersionCell(
             main: next.main, sub: next.sub, create: isNew ? next.main : latest.create, version: latest.version + 1,
             dataKey: dataKey, lease: leaseNames.use(lease))
         index.append(cell, to: entry)
         keys.count(1, of: dataKey)
-        let before = previous?.lease ?? 0
+        let before = isNew ? 0 : leaseNames[latest.lease]
         if before != lease {
             if before != 0 { leases.detach(put.key, from: before) }
             if lease != 0 { leases.attach(put.key, to: lease) }
         }
         let written = KeyVersion(key: put.key, revision: next, createRevision: cell.create, version: cell.version, lease: lease)
         let value: Record.Value
-        // A key made (anew) has none before it, even when the transaction has deleted it: etcd's rule.
-        var event = WatchEvent(kind: .put, version: written, previous: isNew ? nil : watchPrevious(entry, put.key, latest))
         switch put.value {
-        case .sealed(let sealed):
-            value = .sealed(sealed)
-            event.value = sealed
+        case .sealed(let sealed): value = .sealed(sealed)
         case .unchanged: value = .copy(of: latest.revision)
         }
-        record(Record(version: written, value: value), event, &applied)
-        return previous
+        if applied.gathersEvents {
+            // A key made (anew) has none before it, even when the transaction has deleted it: etcd's rule.
+            var event = WatchEvent(kind: .put, version: written, previous: isNew ? nil : watchPrevious(entry, put.key, latest))
+            if case .sealed(let sealed) = put.value { event.value = sealed }
+            applied.events.append(event)
+        }
+        record(Record(version: written, value: value), &applied)
+        return put.returnsPrevious && !isNew ? version(put.key, latest) : nil
     }
 
     /// Deletes a key that exists.
@@ -149,7 +162,8 @@ package struct Store: ~Copyable, Sendable {
         let lease = leaseNames[latest.lease]
         if lease != 0 { leases.detach(key, from: lease) }
         let deleted = KeyVersion(key: key, revision: next, createRevision: 0, version: 0, lease: 0)
-        record(Record(version: deleted, value: .tombstone), WatchEvent(kind: .delete, version: deleted, previous: watchPrevious(entry, key, latest)), &applied)
+        if applied.gathersEvents { applied.events.append(WatchEvent(kind: .delete, version: deleted, previous: watchPrevious(entry, key, latest))) }
+        record(Record(version: deleted, value: .tombstone), &applied)
     }
 
     /// etcd's `prev_kv` of an event is the version before the whole transaction, not before the change.
@@ -158,11 +172,10 @@ package struct Store: ~Copyable, Sendable {
         return latest.isTombstone ? nil : version(key, latest)
     }
 
-    private mutating func record(_ record: Record, _ event: WatchEvent, _ applied: inout Applied) {
+    private mutating func record(_ record: consuming Record, _ applied: inout Applied) {
         mix(record)
         recent.append(record.revision, record.version.key)
         applied.records.append(record)
-        applied.events.append(event)
         changes += 1
     }
 
@@ -197,8 +210,7 @@ package struct Store: ~Copyable, Sendable {
         switch check(request, inTransaction: false) {
         case .failure(let refusal): return .failure(refusal)
         case .success(let checked):
-            let previous = write(request, checked, &applied)
-            return .success(.operation(.put(previous: request.returnsPrevious ? previous : nil)))
+            return .success(.operation(.put(previous: write(request, checked, &applied))))
         }
     }
 

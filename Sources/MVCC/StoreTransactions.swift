@@ -125,9 +125,7 @@ extension Store {
         for operation in succeeded ? transaction.success : transaction.failure {
             switch operation {
             case .range(let request): results.append(.range(select(request, current: visible)))
-            case .put(let put):
-                let previous = write(put, puts.removeFirst(), &applied)
-                results.append(.put(previous: put.returnsPrevious ? previous : nil))
+            case .put(let put): results.append(.put(previous: write(put, puts.removeFirst(), &applied)))
             case .deleteRange(let request): results.append(delete(request, &applied))
             case .transaction(let nested): results.append(execute(nested, path, &position, &puts, &applied))
             }

@@ -15,9 +15,18 @@ extension Replica {
     mutating func apply(through: LogIndex, adopting raftEffects: inout [Raft.Effect], into effects: inout EffectBuffer) {
         let removedBefore = unstored.removed.count, revisionBefore = store.revision
         var replies: [Reply] = [], follow = Followed()
-        unstored.records.reserveCapacity(Int(min(max(through, store.appliedIndex) - store.appliedIndex, 4_096)))
+        let expected = Int(min(max(through, store.appliedIndex) - store.appliedIndex, 4_096))
+        unstored.records.reserveCapacity(expected)
+        unstored.gathersEvents = tellsEvents
+        if tellsEvents { unstored.events.reserveCapacity(expected) }
+        var prefetched = store.appliedIndex
         while store.appliedIndex < through {
             let index = store.appliedIndex + 1
+            if index > prefetched {
+                let log = raft.log
+                prefetched = min(through, index + LogIndex(Store.prefetchMax) - 1)
+                store.prefetch(count: Int(prefetched + 1 - index)) { log[index + LogIndex($0)].payload }
+            }
             let next: Next
             do { next = try takeNext(index, &replies) } catch {
                 isHalted = true
@@ -38,7 +47,7 @@ extension Replica {
         if unstored.removed.count > removedBefore { effects.append(.compacted(store.compactRevision)) }
         if !replies.isEmpty { effects.append(.answer(replies)) }
         if store.revision > revisionBefore { effects.append(.publish(unstored.events, revision: store.revision)) }
-        if !Mutant.isActive(.eventsPublishedTwice) { unstored.events.removeAll(keepingCapacity: true) }
+        if !Mutant.isActive(.eventsPublishedTwice) { unstored.events = [] }
         if follow.membersChanged { membersChanged(into: &effects) } else { reviewRepair(into: &effects) }
         answerReadable(into: &effects)
     }

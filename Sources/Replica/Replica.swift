@@ -82,6 +82,8 @@ package struct Replica: ~Copyable, Sendable {
     /// with whoever was told of it.
     var unstored = Applied()
     var unstoredRecords: [[Record]] = []
+    /// Off while nobody watches: then publishing tells the revision alone.
+    package var tellsEvents = true
     var checkpointIndex: LogIndex
     var storedIndex: LogIndex
     var isHalted = false

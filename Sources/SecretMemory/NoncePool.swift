@@ -2,19 +2,35 @@ import CSodium
 import Glibc
 import Synchronization
 
-/// Random 24-byte nonces, drawn from the kernel a batch at a time, since a system call each would cost more than sealing.
+/// Unique 24-byte nonces, drawn from the kernel a batch at a time, since a system call each would cost more than sealing: the first is random,
+/// and each of the others differs from the one before in its last 8 bytes, which count. So a batch shares its first 16 bytes, and what XChaCha20
+/// derives from them.
 ///
-/// Invariant: no nonce older than `ageMillisecondsMax` is handed out. A virtual machine that is stopped, copied and resumed
+/// Two batches, of any number of processes, meet no sooner than random nonces would: they would have to agree in 16 random bytes, and overlap.
+///
+/// Invariant: no batch older than `ageMillisecondsMax` is drawn from. A virtual machine that is stopped, copied and resumed
 /// would otherwise go on with the nonces its twin uses too; so what was not used in the moment it was drawn is thrown away.
 @safe package final class NoncePool: Sendable {
     package static let nonceBytes = 24
-    static let batchNonces = 64
+    /// What a batch has in common.
+    package static let prefixBytes = 16
+    static let batchNonces = 1_024
     static let ageMillisecondsMax: Int64 = 8
 
     private struct Batch: ~Copyable {
-        var bytes = [UInt8](repeating: 0, count: batchNonces * nonceBytes)
-        var next = batchNonces
+        var prefix: (UInt64, UInt64) = (0, 0)
+        var next: UInt64 = 0
+        var left = 0
         var drawnMilliseconds: Int64 = 0
+
+        mutating func renew(_ now: Int64) {
+            var random: (UInt64, UInt64, UInt64) = (0, 0, 0)
+            unsafe withUnsafeMutableBytes(of: &random) { if let start = $0.baseAddress { unsafe randombytes_buf(start, nonceBytes) } }
+            prefix = (random.0, random.1)
+            next = random.2
+            left = batchNonces
+            drawnMilliseconds = now
+        }
     }
     private let batch = Mutex(Batch())
 
@@ -25,20 +41,12 @@ import Synchronization
         precondition(target.count >= Self.nonceBytes)
         batch.withLock { batch in
             let now = Self.coarseMilliseconds()
-            if batch.next == Self.batchNonces || now - batch.drawnMilliseconds > Self.ageMillisecondsMax {
-                unsafe batch.bytes.withUnsafeMutableBytes { bytes in
-                    if let start = bytes.baseAddress { unsafe randombytes_buf(start, bytes.count) }
-                }
-                batch.next = 0
-                batch.drawnMilliseconds = now
-            }
-            let start = batch.next * Self.nonceBytes
-            unsafe batch.bytes.withUnsafeMutableBytes { bytes in
-                let drawn = unsafe UnsafeMutableRawBufferPointer(rebasing: bytes[start..<start + Self.nonceBytes])
-                unsafe target.copyMemory(from: UnsafeRawBufferPointer(drawn))
-                unsafe drawn.initializeMemory(as: UInt8.self, repeating: 0)
-            }
-            batch.next += 1
+            if batch.left == 0 || now - batch.drawnMilliseconds > Self.ageMillisecondsMax { batch.renew(now) }
+            unsafe target.storeBytes(of: batch.prefix.0, as: UInt64.self)
+            unsafe target.storeBytes(of: batch.prefix.1, toByteOffset: 8, as: UInt64.self)
+            unsafe target.storeBytes(of: batch.next, toByteOffset: 16, as: UInt64.self)
+            batch.next &+= 1
+            batch.left -= 1
         }
     }
 

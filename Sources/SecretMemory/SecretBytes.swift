@@ -83,6 +83,10 @@ package struct SecretMemoryError: Error, Equatable, CustomStringConvertible {
     package borrowing func withUnsafeStart<R: ~Copyable, E: Error>(_ body: (UnsafePointer<UInt8>) throws(E) -> R) throws(E) -> R {
         try unsafe body(UnsafePointer(base.assumingMemoryBound(to: UInt8.self)))
     }
+    /// To put another secret of the same length into its place. The pointer must not outlive `body`.
+    package mutating func withUnsafeMutableBytes<R: ~Copyable, E: Error>(_ body: (UnsafeMutableRawBufferPointer) throws(E) -> R) throws(E) -> R {
+        try unsafe body(UnsafeMutableRawBufferPointer(start: base, count: count))
+    }
     /// A second owner of the same bytes.
     package borrowing func clone() throws -> SecretBytes {
         try unsafe SecretBytes(copying: UnsafeRawBufferPointer(start: base, count: count), guarded: guarded)

@@ -96,6 +96,8 @@ void clinux_futex_wake(const uint32_t *word);
 void clinux_wipe(void *memory, size_t count);
 // CRC-32C (Castagnoli) of further bytes, by the processor's own instruction where it has one. Begins with, and ends by, inverting the remainder.
 uint32_t clinux_crc32c(uint32_t remainder, const void *bytes, size_t count);
+// Asks for the cache line at `address`, whatever that is, and does not wait for it.
+static inline void clinux_prefetch(const void *address) { __builtin_prefetch(address); }
 // Milliseconds since boot, sleep included.
 int64_t clinux_boot_milliseconds(void);
 // Ends this process at once, as SIGKILL from outside would.
