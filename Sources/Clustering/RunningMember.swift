@@ -17,14 +17,14 @@ package final class RunningMember: Sendable {
     private let transport: PeerTransport
     private let lane: ReplicaLane
     private let responder: SeedResponder
-    private let group: MultiThreadedEventLoopGroup
+    private let loop: PeerLoop
     private let logger: Logger
     private let publishing = Mutex<Task<Void, Never>?>(nil)
 
     private init(
-        outcome: ClusterStart.Outcome, transport: PeerTransport, lane: ReplicaLane, responder: SeedResponder, group: MultiThreadedEventLoopGroup, logger: Logger
+        outcome: ClusterStart.Outcome, transport: PeerTransport, lane: ReplicaLane, responder: SeedResponder, loop: PeerLoop, logger: Logger
     ) {
-        self.outcome = outcome; self.transport = transport; self.lane = lane; self.responder = responder; self.group = group; self.logger = logger
+        self.outcome = outcome; self.transport = transport; self.lane = lane; self.responder = responder; self.loop = loop; self.logger = logger
     }
 
     package var cluster: UInt64 { outcome.cluster }
@@ -63,7 +63,7 @@ package final class RunningMember: Sendable {
         publishing.withLock { $0?.cancel() }
         responder.stop()
         await transport.shutdown()
-        try? await group.shutdownGracefully()
+        await loop.shutDown()
     }
 }
 
@@ -78,20 +78,20 @@ extension RunningMember {
         guard identity.commonName == settings.name else {
             throw ClusterStartFailure("\(security.files.certificate) is the certificate of member '\(identity.commonName)'; --name says '\(settings.name)'")
         }
-        let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
-        let transport = PeerTransport(identity: PeerIdentity(name: settings.name), security: security, group: group, logger: logger)
+        let loop = PeerLoop()
+        let transport = PeerTransport(identity: PeerIdentity(name: settings.name), security: security, group: loop.group, logger: logger)
         let responder = SeedResponder(dataDir: settings.dataDir, initial: settings.initial, transport: transport)
         do {
-            return try await open(settings, transport, responder, group, logger, whenRemoved)
+            return try await open(settings, transport, responder, loop, logger, whenRemoved)
         } catch {
             await transport.shutdown()
-            try? await group.shutdownGracefully()
+            await loop.shutDown()
             throw error
         }
     }
 
     private static func open(
-        _ settings: MemberSettings, _ transport: PeerTransport, _ responder: SeedResponder, _ group: MultiThreadedEventLoopGroup, _ logger: Logger,
+        _ settings: MemberSettings, _ transport: PeerTransport, _ responder: SeedResponder, _ loop: PeerLoop, _ logger: Logger,
         _ whenRemoved: @escaping @Sendable () -> Void
     ) async throws -> (Barrier, RunningMember) {
         transport.attach(responder: responder)
@@ -101,16 +101,17 @@ extension RunningMember {
         for url in listening {
             do { _ = try await transport.listen(on: [url]) } catch { throw ListenFailure(url: url.description, reason: error) }
         }
-        let outcome = try await ClusterStart(settings: settings, transport: transport, eventLoop: group.next(), logger: logger).settle()
+        let outcome = try await ClusterStart(settings: settings, transport: transport, eventLoop: loop.group.next(), logger: logger).settle()
         try checkSharedSeal(settings, outcome)
         let name = settings.name
         transport.identify(PeerIdentity(name: name, cluster: outcome.cluster, member: outcome.member, peerURLs: outcome.peerURLs))
-        let lane = ReplicaLane(transport: transport, eventLoop: group.next(), logger: logger)
+        let lane = ReplicaLane(transport: transport, eventLoop: loop.group.next(), logger: logger)
         lane.whenRemoved(whenRemoved)
         var options = ReplicaService.Options()
         options.tickMilliseconds = Int64(settings.heartbeatMilliseconds)
         options.electionTicks = settings.electionMilliseconds / settings.heartbeatMilliseconds
         options.learnersMax = settings.learnersMax
+        options.loop = loop
         let barrier = try await Barrier.open(
             settings.dataDir, seal: settings.seal, founding: outcome.founding, cluster: outcome.opening, lane: lane, options: options, logger: logger
         ) { keyring, service in
@@ -125,7 +126,7 @@ extension RunningMember {
             await barrier.close()
             throw error
         }
-        return (barrier, RunningMember(outcome: outcome, transport: transport, lane: lane, responder: responder, group: group, logger: logger))
+        return (barrier, RunningMember(outcome: outcome, transport: transport, lane: lane, responder: responder, loop: loop, logger: logger))
     }
 
     /// The members of a cluster open one seal: a key file that each made for itself would open nothing but its own.

@@ -7,7 +7,8 @@ package import Storage
 import Synchronization
 import WriteAheadLog
 
-/// One member of the store, at work: a thread owns the `Replica` and carries out its effects on the disk lane and the record lane.
+/// One member of the store, at work: a thread owns the `Replica` and carries out its effects on the disk lane and the record lane. It is one of
+/// its own, or the one that brings other members' messages (`Options.loop`).
 /// Everything here may be called from any thread; none of it blocks but `open`, `close` and `version(of:)`.
 ///
 /// 1. `submit` hands over requests; their answers come to each submission's sink, in batches, on the replica's thread.
@@ -37,6 +38,8 @@ package final class ReplicaService: Sendable {
         /// Learners that may be added at a time.
         package var learnersMax = Limits.membersMax
         package var disk = DiskLane.Options()
+        /// Where turns happen, if not on a thread of their own. It must go on until the service has ended.
+        package var loop: (any TurnLoop)?
         package init() {}
     }
 
@@ -61,7 +64,9 @@ package final class ReplicaService: Sendable {
     private let disk: DiskLane
     /// Keeps bytes of whoever shares this member's log until they are durable elsewhere.
     package let journal: Journal
-    private let thread: LaneThread
+    /// `nil`: on a loop, which tells when it has `ended`.
+    private let thread: LaneThread?
+    private let ended: Monitor<Bool>
     private let lastWatch = Atomic<UInt64>(0)
 
     init(_ opened: consuming OpenedStore, _ member: MemberID, _ lane: (any PeerLane)?, _ mark: RepairMark, _ notes: PeerNotes?, _ options: Options, _ logger: Logger) throws {
@@ -83,7 +88,14 @@ package final class ReplicaService: Sendable {
         self.journal = journal
         self.options = options
         self.lane = lane
-        self.thread = try LaneThread { thread.run() }
+        let ended = Monitor(false)
+        self.ended = ended
+        if let loop = options.loop {
+            self.thread = nil
+            thread.run(on: loop) { ended.change { $0 = true } }
+        } else {
+            self.thread = try LaneThread { thread.run() }
+        }
         // Among others a leader may be long in coming.
         let condition = shared.status.wait { status in status.condition == .starting && !(isClustered && status.hasBegun) ? nil : status.condition }
         if case .failed(let reason) = condition {
@@ -288,7 +300,7 @@ package final class ReplicaService: Sendable {
 
     /// The present version of a key. From the replica's own thread at once, from others it waits for a turn.
     package func version(of key: Bytes) -> KeyVersion? {
-        if shared.thread.load(ordering: .relaxed) == UInt(pthread_self()) { return replica.version(of: key) }
+        if isOnReplicaThread { return replica.version(of: key) }
         let answer = Monitor<KeyVersion??>(nil)
         let isAbandoned = shared.mailbox.change { mailbox in
             if !mailbox.isAbandoned { mailbox.mail.calls.append { store in let version = store.version(of: key); answer.change { $0 = .some(version) } } }
@@ -316,6 +328,10 @@ package final class ReplicaService: Sendable {
             mailbox.closed = mailbox.closed ?? .unavailable("the store is closed")
             if !mailbox.isAbandoned { mailbox.mail.ending = mailbox.mail.ending == .abrupt ? .abrupt : ending }
         }
-        thread.join()
+        if let thread { return thread.join() }
+        // Let go of by the last message of another member.
+        if isOnReplicaThread { return replica.conclude() }
+        ended.wait { $0 ? () : nil }
     }
+    private var isOnReplicaThread: Bool { shared.thread.load(ordering: .relaxed) == UInt(pthread_self()) }
 }

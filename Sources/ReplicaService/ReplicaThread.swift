@@ -10,7 +10,7 @@ import WriteAheadLog
 
 /// What the replica's thread owns: the replica, who waits for its answers, who watches. One turn:
 ///
-/// 1. Take the mail.
+/// 1. Take the mail (`Turns`).
 /// 2. Proposals become entries, and go to the disk lane at once: it writes while the rest of the turn runs. To other members they go with
 ///    what the turn tells them besides, if it does.
 /// 3. What became durable is applied (of a follower's the leader was told by the log's thread already), what other members said is heard; then
@@ -39,7 +39,7 @@ final class ReplicaThread: @unchecked Sendable {
     var desk = AnswerDesk()
     var hub: WatchHub
     var now: Int64 = 0
-    private var nextTick: Int64 = 0
+    var nextTick: Int64 = 0
     var standing: Raft.Standing
     var failure: String?
     /// To other members; sent twice a turn.
@@ -64,6 +64,9 @@ final class ReplicaThread: @unchecked Sendable {
     private var hasCompacted = false
     var databaseBytes: Int
     private var isSpaceShort = false
+    /// On a loop: for when its next turn is scheduled at the latest, and whether there will be none.
+    var wakesAt: Int64 = 0
+    var isOver = false
 
     init(_ opened: consuming OpenedStore, shared: SharedState, lane: (any PeerLane)?, mark: RepairMark, notes: PeerNotes?, options: ReplicaService.Options, logger: Logger) {
         disk = opened.disk
@@ -82,36 +85,9 @@ final class ReplicaThread: @unchecked Sendable {
         hub = WatchHub(eventsMax: options.watcherEventsMax, bytesMax: options.watcherBytesMax)
     }
 
-    func run() {
-        shared.thread.store(UInt(pthread_self()), ordering: .relaxed)
-        now = monotonicMilliseconds()
-        nextTick = now + options.tickMilliseconds
-        publishKeys()
-        handle(.time(now))
-        publishMembers()
-        if replica.isClustered { publishStatus(hasBegun: true) } else { handle(.campaign) }
-        while !hasEnded { turn(next()) }
-        end()
-    }
-
     // MARK: - A turn
 
-    /// (1) The mail; nothing, when it is time for a tick or there is history to tell.
-    private func next() -> Mail {
-        let deadline = hub.canCatchUp ? 0 : UInt64(nextTick) * 1_000_000
-        var released = desk.takeReleased()
-        // A write that nothing waits for here wakes nobody; a leader whom it concerns was told by the log's thread.
-        let awaitsLog = replica.raft.awaitsStorage || ending != nil
-        return shared.mailbox.wait(until: deadline) { mailbox in
-            mailbox.proposalsInFlight -= released.proposals
-            mailbox.proposalBytesInFlight -= released.bytes
-            released = (0, 0)
-            mailbox.awaitsLog = awaitsLog
-            return mailbox.mail.isEmpty(awaitingLog: awaitsLog) ? nil : mailbox.take()
-        } ?? shared.mailbox.withLock { $0.take() }
-    }
-
-    private func turn(_ mail: Mail) {
+    func turn(_ mail: Mail) {
         now = monotonicMilliseconds()
         handle(.time(now))
         if let failure = mail.failure { fail(failure) }
@@ -334,7 +310,7 @@ final class ReplicaThread: @unchecked Sendable {
         ending = wanted
     }
 
-    private var hasEnded: Bool {
+    var hasEnded: Bool {
         switch ending {
         case nil: false
         case .abrupt: true
@@ -345,7 +321,7 @@ final class ReplicaThread: @unchecked Sendable {
         }
     }
 
-    private func end() {
+    func end() {
         let reason = "the store is closed"
         desk.answerAll(.outcomeUnknown)
         hub.cancelAll(because: .unavailable(failure ?? reason), revision: replica.store.revision)
@@ -382,7 +358,7 @@ final class ReplicaThread: @unchecked Sendable {
 
     func publishKeys() { shared.keys.withLock { $0 = replica.store.keys } }
 
-    private func publishStatus(hasStopped: Bool = false, hasBegun: Bool = true) {
+    func publishStatus(hasStopped: Bool = false, hasBegun: Bool = true) {
         let condition: ReplicaStatus.Condition =
             if let failure { .failed(failure) } else if hasStopped { .stopped } else if standing.leader != nil { .running } else { .starting }
         var status = ReplicaStatus(

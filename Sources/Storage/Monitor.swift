@@ -6,12 +6,15 @@ import Glibc
 /// Waiting is on a word of its own and not on a condition variable: whoever wakes from one takes the mutex as if others waited for it, and
 /// pays for waking nobody when it lets go.
 ///
-/// Invariant: `waiters` sleep, or are about to, until the word differs from what it is now.
+/// Who must not sleep polls instead, and is notified of the change after that.
+///
+/// Invariant: `waiters` sleep, or are about to, until the word differs from what it is now; or have polled in vain.
 @safe package final class Monitor<State>: @unchecked Sendable {
     private let mutex: UnsafeMutablePointer<pthread_mutex_t>
     private let word: UnsafeMutablePointer<UInt32>
     private var state: State
     private var waiters = 0
+    private var notify: (@Sendable () -> Void)?
 
     package init(_ state: State) {
         self.state = state
@@ -37,13 +40,13 @@ import Glibc
     package func change<R>(waking: ((borrowing State) -> Bool)? = nil, _ body: (inout State) -> R) -> R {
         unsafe pthread_mutex_lock(mutex)
         let result = body(&state)
-        let wakes = waiters > 0 && (waking?(state) ?? true)
+        let wakes = waiters > 0 && (waking?(state) ?? true), notify = wakes ? self.notify : nil
         if wakes {
             waiters = 0
             unsafe word.pointee &+= 1
         }
         unsafe pthread_mutex_unlock(mutex)
-        if wakes { unsafe clinux_futex_wake(word) }
+        if let notify { notify() } else if wakes { unsafe clinux_futex_wake(word) }
         return result
     }
     /// Waits until `body` answers; asks again after every change.
@@ -62,6 +65,16 @@ import Glibc
         while true {
             if let result = body(&state) { return result }
             if sleep(until: deadline) == -ETIMEDOUT { return body(&state) }
+        }
+    }
+    /// From now on nobody waits, but polls; `notify` is called by whoever makes the first change after a poll in vain.
+    package func notifies(_ notify: @escaping @Sendable () -> Void) { withLock { _ in self.notify = notify } }
+    /// Does not wait for an answer.
+    package func poll<R>(_ body: (inout State) -> R?) -> R? {
+        withLock { state in
+            let result = body(&state)
+            if result == nil { waiters = 1 }
+            return result
         }
     }
     /// Without the mutex, which is held before and after.

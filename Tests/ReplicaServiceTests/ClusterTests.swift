@@ -133,6 +133,7 @@ final class Members: Sendable {
         options.disk.segmentBytes = 1 << 20
         options.tickMilliseconds = 20
         options.electionTicks = 50 // on a busy machine a leader may not be heard of for a while
+        if number == 2 { options.loop = try ThreadLoop() } // the others: threads of their own
         change(&options)
         let key = try FileKey(key: try SecretBytes(copying: Bytes(repeating: UInt8(number), count: 32)), generation: 1)
         guard let keyring = KeyringID(Bytes(repeating: 3, count: 16)) else { preconditionFailure("16 bytes are a keyring id") }

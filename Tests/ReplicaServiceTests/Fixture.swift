@@ -62,6 +62,43 @@ enum Fixture {
     static let everything = KeyRange.prefix([])
 }
 
+/// A thread that runs turns as they are scheduled, until the last reference to it goes.
+final class ThreadLoop: TurnLoop {
+    private struct Queue {
+        var turns: [@Sendable () -> Bool] = []
+        var later: [(due: UInt64, turn: @Sendable () -> Bool)] = []
+        var isClosed = false
+    }
+    private let queue = Monitor(Queue())
+    private let thread: LaneThread
+
+    init() throws {
+        thread = try LaneThread { [queue] in
+            while true {
+                let due = queue.withLock { $0.later.map(\.due).min() ?? .max }
+                let turns = queue.wait(until: due) { queue in queue.turns.isEmpty && !queue.isClosed ? nil : queue.turns }
+                let now = monotonicNanoseconds()
+                let (late, isClosed) = queue.withLock { queue in
+                    queue.turns.removeFirst(turns?.count ?? 0)
+                    defer { queue.later.removeAll { $0.due <= now } }
+                    return (queue.later.filter { $0.due <= now }.map(\.turn), queue.isClosed)
+                }
+                if isClosed { return }
+                for turn in (turns ?? []) + late { _ = turn() }
+            }
+        }
+    }
+    deinit {
+        queue.change { $0.isClosed = true }
+        thread.join()
+    }
+    func schedule(_ turn: @escaping @Sendable () -> Bool) { queue.change { $0.turns.append(turn) } }
+    func schedule(afterMilliseconds milliseconds: Int64, _ turn: @escaping @Sendable () -> Bool) {
+        let due = monotonicNanoseconds() + UInt64(max(0, milliseconds)) * 1_000_000
+        queue.change { $0.later.append((due, turn)) }
+    }
+}
+
 extension ReplicaService {
     func get(_ key: String, revision: Int64 = 0) async throws -> SealedValue? {
         var request = RangeRequest(KeyRange(Bytes(key.utf8)))

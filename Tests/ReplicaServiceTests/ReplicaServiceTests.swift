@@ -3,6 +3,7 @@ import Foundation
 import MVCC
 import ReplicaService
 import Storage
+import Synchronization
 import Testing
 
 @Suite("The replica's service")
@@ -23,6 +24,38 @@ struct ReplicaServiceTests {
         #expect(service.status().revision == 2)
         #expect(service.keyTable().activeDataKey(of: Fixture.domain) == DataKeyID(Fixture.domain, 1))
         service.close()
+    }
+
+    @Test("on a loop it answers as on a thread of its own, wakes for its ticks, and ends with everything stored")
+    func loop() async throws {
+        let directory = try TemporaryDirectory(), loop = try ThreadLoop(), box = AnswerBox()
+        let service = try await Fixture.started(directory) { $0.loop = loop }
+        service.submit((0..<500).map { Submission(ticket: $0, sink: box, request: .propose(Fixture.put("k\($0)", "v"))) })
+        #expect(await eventually { box.count == 500 })
+        #expect(box.duplicates == 0)
+        // A checkpoint is a matter of a tick: nothing else wakes the loop.
+        #expect(await eventually { service.status().storedIndex >= service.status().appliedIndex })
+        _ = try await service.propose(Fixture.put("last", "one"))
+        service.close()
+        #expect(service.status().condition == .stopped)
+        let again = try Fixture.open(directory)
+        #expect(try await again.range(RangeRequest(Fixture.everything)).result.count == 501)
+        again.close()
+    }
+
+    @Test("let go of by the loop it is on, it ends there and does not wait for itself")
+    func lastReferenceOnLoop() async throws {
+        let directory = try TemporaryDirectory(), loop = try ThreadLoop(), over = AnswerBox()
+        var service: ReplicaService? = try await Fixture.started(directory) { $0.loop = loop }
+        let held = Mutex(service)
+        service = nil
+        loop.schedule {
+            held.withLock { $0 = nil }
+            over.deliver([Answer(ticket: 1, result: .failure(.overloaded))])
+            return true
+        }
+        #expect(await eventually { over.count == 1 })
+        try Fixture.open(directory).close()
     }
 
     @Test("acknowledged writes survive a service that stops dead, again and again")
