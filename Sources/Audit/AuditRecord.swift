@@ -49,6 +49,11 @@ package struct AuditRecord: Hashable, Sendable {
     private static let hexDigits = Array("0123456789abcdef".utf8)
     private static func append(_ value: String, to line: inout [UInt8]) {
         line.append(UInt8(ascii: "\""))
+        defer { line.append(UInt8(ascii: "\"")) }
+        let isPlain = unsafe value.utf8.withContiguousStorageIfAvailable { bytes in
+            unsafe bytes.allSatisfy { $0 >= 0x20 && $0 != 0x7f && $0 != UInt8(ascii: "\"") && $0 != UInt8(ascii: "\\") }
+        }
+        if isPlain == true { return line.append(contentsOf: value.utf8) }
         for byte in value.utf8 {
             switch byte {
             case UInt8(ascii: "\""), UInt8(ascii: "\\"): line.append(contentsOf: [UInt8(ascii: "\\"), byte])
@@ -56,6 +61,5 @@ package struct AuditRecord: Hashable, Sendable {
             default: line.append(byte)
             }
         }
-        line.append(UInt8(ascii: "\""))
     }
 }

@@ -65,8 +65,10 @@ package struct FileTrail: AuditTrail {
     private static let hexDigits = Array("0123456789abcdef".utf8)
     /// Printable ASCII stays; the separators `%` and space, and everything else, are escaped as `%xx`.
     private static func append(_ name: Bytes, to text: inout [UInt8]) {
+        func isPlain(_ byte: UInt8) -> Bool { byte > 0x20 && byte < 0x7f && byte != UInt8(ascii: "%") }
+        if name.allSatisfy(isPlain) { return text.append(contentsOf: name) }
         for byte in name {
-            if byte > 0x20, byte < 0x7f, byte != UInt8(ascii: "%") {
+            if isPlain(byte) {
                 text.append(byte)
             } else {
                 text.append(contentsOf: [UInt8(ascii: "%"), hexDigits[Int(byte >> 4)], hexDigits[Int(byte & 15)]])

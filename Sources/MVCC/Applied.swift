@@ -11,10 +11,10 @@ package struct Applied: Sendable, Equatable {
     package var records: [Record] = []
     package var removed: [Revision] = []
     package var tables: [TableWrite] = []
-    /// One per put or delete, in revision order.
+    /// One per put or delete of a watched key, in revision order.
     package var events: [WatchEvent] = []
-    /// Off: nobody watches, and `events` stay empty.
-    package var gathersEvents = true
+    /// `events` are of these keys alone.
+    package var watched = WatchedBytes.all
     package init() {}
 
     package var isEmpty: Bool { records.isEmpty && removed.isEmpty && tables.isEmpty && events.isEmpty }

@@ -145,7 +145,7 @@ package struct Store: ~Copyable, Sendable {
         case .sealed(let sealed): value = .sealed(sealed)
         case .unchanged: value = .copy(of: latest.revision)
         }
-        if applied.gathersEvents {
+        if applied.watched.contains(put.key) {
             // A key made (anew) has none before it, even when the transaction has deleted it: etcd's rule.
             var event = WatchEvent(kind: .put, version: written, previous: isNew ? nil : watchPrevious(entry, put.key, latest))
             if case .sealed(let sealed) = put.value { event.value = sealed }
@@ -162,7 +162,7 @@ package struct Store: ~Copyable, Sendable {
         let lease = leaseNames[latest.lease]
         if lease != 0 { leases.detach(key, from: lease) }
         let deleted = KeyVersion(key: key, revision: next, createRevision: 0, version: 0, lease: 0)
-        if applied.gathersEvents { applied.events.append(WatchEvent(kind: .delete, version: deleted, previous: watchPrevious(entry, key, latest))) }
+        if applied.watched.contains(key) { applied.events.append(WatchEvent(kind: .delete, version: deleted, previous: watchPrevious(entry, key, latest))) }
         record(Record(version: deleted, value: .tombstone), &applied)
     }
 

@@ -30,6 +30,8 @@ package struct WatchMatcher: Sendable {
     private var free: [Int] = []
     private var root = -1
     private var generator = SeededGenerator(seed: 0)
+    /// Of all keys in the ranges.
+    package private(set) var watched = WatchedBytes.none
 
     package init() {}
 
@@ -40,6 +42,7 @@ package struct WatchMatcher: Sendable {
     package mutating func register(_ id: ID, _ range: KeyRange) {
         remove(id)
         places[id] = Place(range: range)
+        watched.add(range)
         guard let end = range.end else {
             single[range.key, default: []].append(id)
             places[id]?.position = (single[range.key]?.count ?? 1) - 1
@@ -53,6 +56,7 @@ package struct WatchMatcher: Sendable {
     package mutating func remove(_ id: ID) {
         guard let place = places.removeValue(forKey: id) else { return }
         let range = place.range
+        watched.remove(range)
         guard let end = range.end else {
             if let moved = single[range.key]?.takeOut(at: place.position) { places[moved]?.position = place.position }
             if single[range.key]?.isEmpty == true { single[range.key] = nil }

@@ -214,7 +214,9 @@ package struct Raft: Sendable {
         switch role {
         case .follower, .preCandidate: return false
         case .candidate: return true
-        case .leader(let leadership): return membership.reached { $0 == member ? log.last.index : leadership.match(of: $0) } > log.committed
+        case .leader(let leadership):
+            let (member, last) = (member, log.last.index) // a closure that used `self` would copy all of it
+            return membership.reached { $0 == member ? last : leadership.match(of: $0) } > log.committed
         }
     }
     /// To whom leadership is being handed over.

@@ -15,10 +15,8 @@ extension Replica {
     mutating func apply(through: LogIndex, adopting raftEffects: inout [Raft.Effect], into effects: inout EffectBuffer) {
         let removedBefore = unstored.removed.count, revisionBefore = store.revision
         var replies: [Reply] = [], follow = Followed()
-        let expected = Int(min(max(through, store.appliedIndex) - store.appliedIndex, 4_096))
-        unstored.records.reserveCapacity(expected)
-        unstored.gathersEvents = tellsEvents
-        if tellsEvents { unstored.events.reserveCapacity(expected) }
+        unstored.records.reserveCapacity(Int(min(max(through, store.appliedIndex) - store.appliedIndex, 4_096)))
+        unstored.watched = watched
         var prefetched = store.appliedIndex
         while store.appliedIndex < through {
             let index = store.appliedIndex + 1

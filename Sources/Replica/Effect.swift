@@ -30,7 +30,7 @@ package enum Effect: Sendable {
     /// Data keys or their states changed.
     case keysChanged
     case answer([Reply])
-    /// All changes of one or more revisions, the last of which is `revision`.
+    /// All changes of watched keys in one or more revisions, the last of which is `revision`.
     case publish([WatchEvent], revision: Int64)
     /// History before this revision is gone from the index; the records follow with the next `.store`.
     case compacted(Int64)

@@ -82,8 +82,8 @@ package struct Replica: ~Copyable, Sendable {
     /// with whoever was told of it.
     var unstored = Applied()
     var unstoredRecords: [[Record]] = []
-    /// Off while nobody watches: then publishing tells the revision alone.
-    package var tellsEvents = true
+    /// Only events of these keys are published.
+    package var watched = WatchedBytes.all
     var checkpointIndex: LogIndex
     var storedIndex: LogIndex
     var isHalted = false

@@ -37,7 +37,7 @@ final class Overlay: Sendable {
         func isContinued(by records: [Record]) -> Bool {
             guard var last = records.first?.revision, batches.last?.last.map({ $0.revision < last }) ?? true else { return false }
             for position in records.indices.dropFirst() {
-                let next = records[position].revision
+                let next = records[position].version.revision // without a copy of the record
                 guard last < next else { return false }
                 last = next
             }

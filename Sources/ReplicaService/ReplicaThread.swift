@@ -202,7 +202,7 @@ final class ReplicaThread: @unchecked Sendable {
 
     func handle(_ event: consuming Event) {
         guard failure == nil else { return }
-        replica.tellsEvents = hub.count > 0
+        replica.watched = hub.watched
         replica.handle(event, into: &effects)
         for effect in effects.take() { perform(effect) }
     }

@@ -51,6 +51,7 @@ struct WatchHub {
     init(eventsMax: Int, bytesMax: Int) { (self.eventsMax, self.bytesMax) = (eventsMax, bytesMax) }
 
     var count: Int { watches.count }
+    var watched: WatchedBytes { matcher.watched }
     var countBehind: Int { behind.count - behindEnded }
     var canCatchUp: Bool { behind.contains { isHungry($0) } }
 

@@ -53,11 +53,11 @@ import WriteAheadLog
               key.integer(UInt32.self, at: 12) == 0 else { return nil }
         return Revision(main, sub)
     }
-    func size(of record: KeyVersion, valueBytes: Int) -> Int {
+    func size(of record: borrowing KeyVersion, valueBytes: Int) -> Int {
         Self.headBytes + FileKey.overheadBytes + Self.metadataFixedBytes + record.key.count + valueBytes
     }
     /// Fills `target`, of `size(of:valueBytes:)` bytes.
-    func encode(_ version: KeyVersion, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer, into target: UnsafeMutableRawBufferPointer) {
+    func encode(_ version: borrowing KeyVersion, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer, into target: UnsafeMutableRawBufferPointer) {
         plaintext.removeAll()
         plaintext.append(version.createRevision)
         plaintext.append(version.version)

@@ -360,7 +360,7 @@ private final class RecordThread: @unchecked Sendable {
         }
     }
     private func store(
-        _ version: KeyVersion, _ value: UnsafeRawBufferPointer, _ last: inout Revision?, _ transaction: Database.Transaction
+        _ version: borrowing KeyVersion, _ value: UnsafeRawBufferPointer, _ last: inout Revision?, _ transaction: Database.Transaction
     ) throws(StorageFailure) {
         let appends = last.map { $0 < version.revision } ?? true
         let key = RecordCodec.key(version.revision)

@@ -62,6 +62,30 @@ struct FileKeyTests {
         #expect(throws: FileSealingError.wrongKeyLength) { try FileKey(key: SecretBytes(copying: [1, 2, 3]), generation: 1) }
     }
 
+    @Test("what many threads seal at once, under many batches of nonces, opens")
+    func batches() async throws {
+        let key = key
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for thread in 0..<4 {
+                group.addTask {
+                    for number in 0..<3_000 {
+                        let plain = Bytes("\(thread) \(number)".utf8)
+                        let opened = try key.open(key.seal(plain, associatedData: [1]), associatedData: [1])
+                        #expect(opened == plain)
+                    }
+                }
+            }
+            try await group.waitForAll()
+        }
+    }
+
+    @Test("a batch of nonces is begun anew after a moment, so that a copied machine does not go on with it")
+    func age() async throws {
+        let first = key.seal([], associatedData: []).prefix(16)
+        try await Task.sleep(for: .milliseconds(30))
+        #expect(key.seal([], associatedData: []).prefix(16) != first)
+    }
+
     @Test("no nonce comes twice, from many threads at once")
     func nonces() async {
         let key = key

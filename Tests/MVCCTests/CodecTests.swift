@@ -1,6 +1,7 @@
 import Basics
-import MVCC
 import Testing
+
+@testable import MVCC
 
 @Suite("the form of commands in the log")
 struct CodecTests {
@@ -43,6 +44,24 @@ struct CodecTests {
             let command = generator.command(20)
             try #require(try Command(decoding: command.encode()) == command)
         }
+    }
+
+    @Test("the key of a put is found in its encoded form, whoever forwarded it; none in that of other commands, nor in what is cut short")
+    func putKey() throws {
+        var generator = Generator(seed: 9)
+        let origin = Origin(MemberID(7), incarnation: 1, sequence: 2)
+        for command in Self.samples + (0..<300).map({ _ in generator.command(20) }) {
+            let encoded = command.encode()
+            var expected: Bytes?
+            if case .put(let put) = command { expected = put.key }
+            #expect(Command.putKey(in: Origin.command(in: encoded)).map { Bytes($0) } == expected)
+            #expect(Command.putKey(in: Origin.command(in: origin.encode(encoded))).map { Bytes($0) } == expected)
+            for count in 0..<min(encoded.count, 60) {
+                let found = Command.putKey(in: Origin.command(in: Bytes(encoded.prefix(count)))).map { Bytes($0) }
+                #expect(found == nil || found == expected)
+            }
+        }
+        #expect(Command.putKey(in: Origin.command(in: Bytes(repeating: 2, count: 10))) == nil)
     }
 
     @Test("every truncation is refused, and every trailing byte")

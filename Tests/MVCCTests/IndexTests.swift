@@ -56,7 +56,39 @@ struct IndexTests {
             tree.scan(from: UnsafeRawBufferPointer(start: nil, count: 0)) { scanned.append($0.key); return true }
             try #require(scanned == sorted)
             for key in sorted { try #require(key.withUnsafeBytes { tree.find($0) }?.key == key) }
+            for _ in 0..<500 {
+                let probe = key(), expected = sorted.first { !$0.lexicographicallyPrecedes(probe) }
+                try #require(probe.withUnsafeBytes { tree.find($0) }?.key == (held.contains(probe) ? probe : nil))
+                var next: Bytes?
+                probe.withUnsafeBytes { tree.scan(from: $0) { next = $0.key; return false } }
+                try #require(next == expected)
+            }
         }
+    }
+
+    @Test("asking memory for keys ahead finds the entries of those that are there, and changes nothing", arguments: [0, 1, 60, 20_000])
+    func prefetch(count: Int) throws {
+        var index = KeyIndex(), batch = PrefetchBatch()
+        for number in 0..<count {
+            let entry = index.findOrInsert(Bytes("registry/\(number)".utf8))
+            for version in 1...Int64(1 + number % 3) { index.append(cell(version), to: entry) }
+        }
+        var random = SeededGenerator(seed: 1)
+        for _ in 0..<200 {
+            batch.removeAll()
+            var present: Set<Bytes> = []
+            for _ in 0..<PrefetchBatch.keysMax {
+                let isThere = count > 0 && Bool.random(using: &random), number = Int.random(in: 0..<max(1, count), using: &random)
+                let key = Bytes((isThere ? "registry/\(number)" : ["a", "registry/", "registry/\(number)x", "z"].randomElement(using: &random)!).utf8)
+                batch.append(key[...])
+                if isThere { present.insert(key) }
+            }
+            index.prefetch(&batch)
+            var found: Set<Bytes> = []
+            batch.forEachEntry { found.insert($0.key) }
+            try #require(present.isSubset(of: found))
+        }
+        #expect(index.violation() == nil && index.keyCount == count)
     }
 
     @Test("removing every key leaves an empty tree, whichever way one goes", arguments: [0, 1, 2])

@@ -1,7 +1,8 @@
 import Basics
 import Glibc
-import MVCC
 import Testing
+
+@testable import MVCC
 
 @Suite("finding the watches of a key")
 struct WatchMatcherTests {
@@ -20,12 +21,27 @@ struct WatchMatcherTests {
             }
             if generator.chance(20) {
                 let key = generator.key()
-                try #require(matcher.match(key) == all.filter { $0.range.contains(key) }.map(\.id).sorted())
+                let matches = all.filter { $0.range.contains(key) }.map(\.id).sorted()
+                try #require(matcher.match(key) == matches)
+                try #require(matches.isEmpty || matcher.watched.contains(key), "no watched key is taken for one that nobody watches")
             }
             try #require(matcher.count == all.count)
         }
         for watch in all { matcher.remove(watch.id) }
         #expect(matcher.match(bytes("a")).isEmpty)
+        #expect(matcher.watched == .none)
+    }
+
+    @Test("keys are told apart by their first byte: a watch of one use of the store makes no events of another's")
+    func watchedBytes() {
+        var matcher = WatchMatcher()
+        matcher.register(1, .prefix(bytes("o/")))
+        matcher.register(2, KeyRange(bytes("s")))
+        for (key, isWatched) in [("o/1", true), ("s", true), ("e/1", false), ("p", false), ("", false)] {
+            #expect(matcher.watched.contains(bytes(key)) == isWatched, "\(key)")
+        }
+        matcher.register(3, KeyRange(bytes("x"), end: [0]))
+        #expect(matcher.watched.contains([0xff]) && !matcher.watched.contains(bytes("w")))
     }
 
     @Test("a hundred thousand watches of single keys and ten thousand prefixes answer with theirs alone")
