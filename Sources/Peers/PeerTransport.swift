@@ -315,12 +315,13 @@ package final class PeerTransport: Sendable {
     }
 
     package func shutdown() async {
-        let (links, channels, reload) = state.withLock { state in
+        // Let go of without the lock: with the receiver a whole member may end, which speaks to the others until then.
+        let before = state.withLock { state in
             defer { state = State(identity: state.identity, isClosed: true) }
-            return (Array(state.links.values), state.listeners + Array(state.inbound.values) + Array(state.outbound.values), state.reload)
+            return state
         }
-        reload?.cancel()
-        for link in links { link.stop() }
-        for channel in channels { try? await channel.close() }
+        before.reload?.cancel()
+        for link in before.links.values { link.stop() }
+        for channel in before.listeners + Array(before.inbound.values) + Array(before.outbound.values) { try? await channel.close() }
     }
 }

@@ -27,6 +27,7 @@ extension ReplicaThread {
         loop.schedule { [self] in
             begin()
             shared.mailbox.notifies { [self] in loop.schedule { self.step(on: loop, ended) } }
+            scheduleTick(on: loop, ended)
             return step(on: loop, ended)
         }
     }
@@ -42,12 +43,14 @@ extension ReplicaThread {
             ended()
             return true
         }
-        if wakesAt != nextTick {
-            wakesAt = nextTick
-            loop.schedule(afterMilliseconds: nextTick - now) { self.step(on: loop, ended) }
-        }
+        if wakesAt != nextTick { scheduleTick(on: loop, ended) }
         if hub.canCatchUp || shared.mailbox.poll({ isWorkThere(in: &$0) ? true : nil }) != nil { loop.schedule { self.step(on: loop, ended) } }
         return true
+    }
+
+    private func scheduleTick(on loop: any TurnLoop, _ ended: @escaping @Sendable () -> Void) {
+        wakesAt = nextTick
+        loop.schedule(afterMilliseconds: nextTick - now) { self.step(on: loop, ended) }
     }
 
     /// Ends without another turn. On the thread of the turns.

@@ -68,8 +68,11 @@ final class ThreadLoop: TurnLoop {
         var turns: [@Sendable () -> Bool] = []
         var later: [(due: UInt64, turn: @Sendable () -> Bool)] = []
         var isClosed = false
+        var delayed = 0
     }
     private let queue = Monitor(Queue())
+    /// Turns that were scheduled for later, so far.
+    var delayed: Int { queue.withLock { $0.delayed } }
     private let thread: LaneThread
 
     init() throws {
@@ -95,7 +98,10 @@ final class ThreadLoop: TurnLoop {
     func schedule(_ turn: @escaping @Sendable () -> Bool) { queue.change { $0.turns.append(turn) } }
     func schedule(afterMilliseconds milliseconds: Int64, _ turn: @escaping @Sendable () -> Bool) {
         let due = monotonicNanoseconds() + UInt64(max(0, milliseconds)) * 1_000_000
-        queue.change { $0.later.append((due, turn)) }
+        queue.change { queue in
+            queue.later.append((due, turn))
+            queue.delayed += 1
+        }
     }
 }
 

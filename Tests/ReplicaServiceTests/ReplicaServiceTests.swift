@@ -43,6 +43,13 @@ struct ReplicaServiceTests {
         again.close()
     }
 
+    @Test("on a loop ticks come by themselves from the start, whether or not anything reaches the member")
+    func ticksOnLoop() async throws {
+        let members = try Members(), loop = try ThreadLoop()
+        try members.open(1) { $0.loop = loop }
+        #expect(await eventually { loop.delayed >= 5 })
+    }
+
     @Test("let go of by the loop it is on, it ends there and does not wait for itself")
     func lastReferenceOnLoop() async throws {
         let directory = try TemporaryDirectory(), loop = try ThreadLoop(), over = AnswerBox()
