@@ -48,17 +48,15 @@ package struct AuditRecord: Hashable, Sendable {
 
     private static let hexDigits = Array("0123456789abcdef".utf8)
     private static func append(_ value: String, to line: inout [UInt8]) {
+        func isPlain(_ byte: UInt8) -> Bool { byte >= 0x20 && byte != 0x7f && byte != UInt8(ascii: "\"") && byte != UInt8(ascii: "\\") }
         line.append(UInt8(ascii: "\""))
         defer { line.append(UInt8(ascii: "\"")) }
-        let isPlain = unsafe value.utf8.withContiguousStorageIfAvailable { bytes in
-            unsafe bytes.allSatisfy { $0 >= 0x20 && $0 != 0x7f && $0 != UInt8(ascii: "\"") && $0 != UInt8(ascii: "\\") }
-        }
-        if isPlain == true { return line.append(contentsOf: value.utf8) }
+        if value.utf8.allSatisfy(isPlain) { return line.append(contentsOf: value.utf8) }
         for byte in value.utf8 {
             switch byte {
+            case _ where isPlain(byte): line.append(byte)
             case UInt8(ascii: "\""), UInt8(ascii: "\\"): line.append(contentsOf: [UInt8(ascii: "\\"), byte])
-            case 0..<0x20, 0x7f: line.append(contentsOf: #"\u00"#.utf8 + [hexDigits[Int(byte >> 4)], hexDigits[Int(byte & 15)]])
-            default: line.append(byte)
+            default: line.append(contentsOf: #"\u00"#.utf8 + [hexDigits[Int(byte >> 4)], hexDigits[Int(byte & 15)]])
             }
         }
     }
