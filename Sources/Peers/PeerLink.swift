@@ -1,4 +1,5 @@
 import Basics
+import Glibc
 import Logging
 import NIOCore
 import NIOPosix
@@ -11,7 +12,8 @@ import Synchronization
 /// 3. A connection that ends is made again after a pause that doubles, with jitter, up to a second, or when the member itself connects; each attempt
 ///    takes the next address.
 ///
-/// Raft tolerates loss; what it must hear of is that an address is gone (`PeerReceiver.unreachable`), so that it probes.
+/// Raft tolerates loss; what it must hear of is that what was sent may be lost (`PeerReceiver.unreachable`), so that it probes. It also hears that
+/// the process has ended (`gone`): the connection broke off, and then each of the member's addresses refused one.
 ///
 /// Invariant: at most `queuedBytesMax` wait here, and about `gatheredBytesMax` in the channel, however slow the peer is.
 final class PeerLink: PeerSessionOwner, @unchecked Sendable {
@@ -41,6 +43,8 @@ final class PeerLink: PeerSessionOwner, @unchecked Sendable {
     private var isClosed = false
     private var backoffMilliseconds = PeerLimits.backoffMillisecondsMin
     private var lastFailure: PeerFailure?
+    /// How many addresses refused, one after the other, since the last connection ended; `nil` when that is told, and before there was one.
+    private var refusals: Int?
 
     init(member: MemberID, urls: [PeerURL], transport: PeerTransport, eventLoop: any EventLoop, logger: Logger) {
         self.member = member
@@ -149,8 +153,16 @@ final class PeerLink: PeerSessionOwner, @unchecked Sendable {
         attempts &+= 1
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
         transport.connect(to: url, hello: transport.greeting(.messages, to: member), on: eventLoop, owner: bound).whenFailure { error in
+            bound.value.failed(isRefused: (error as? NIOConnectionError)?.isRefused == true)
             bound.value.ended(because: (error as? PeerFailure) ?? .unreachable("\(url): \(error)"))
         }
+    }
+    private func failed(isRefused: Bool) {
+        guard let before = refusals, !isClosed else { return }
+        refusals = isRefused ? before + 1 : 0
+        guard isRefused, before + 1 >= urls.count else { return }
+        refusals = nil
+        transport.isGone(member)
     }
 
     func opened(_ session: PeerSession, with greeting: PeerGreeting) {
@@ -190,10 +202,20 @@ final class PeerLink: PeerSessionOwner, @unchecked Sendable {
             lastFailure = failure
             logger.log(level: failure.isExpected ? .info : .warning, "no connection to a peer", metadata: ["reason": "\(failure)"])
         }
-        if wasOpen { transport.isUnreachable(member) }
+        if wasOpen {
+            refusals = 0
+            transport.isUnreachable(member)
+        }
         if case .refused(let refusal) = failure, refusal.reason == .removed { transport.isRemoved() }
         let pause = Int64.random(in: backoffMilliseconds / 2...backoffMilliseconds)
         backoffMilliseconds = min(backoffMilliseconds * 2, PeerLimits.backoffMillisecondsMax)
         eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(pause)) { self.connect() }
+    }
+}
+
+private extension NIOConnectionError {
+    /// The host answered, and nothing listens there.
+    var isRefused: Bool {
+        !connectionErrors.isEmpty && connectionErrors.allSatisfy { ($0.error as? IOError)?.errnoCode == ECONNREFUSED }
     }
 }

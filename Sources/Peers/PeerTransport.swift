@@ -32,6 +32,8 @@ package protocol PeerReceiver: AnyObject, Sendable {
     func received(_ messages: [Bytes], from member: MemberID)
     /// The connection to it ended: what was sent last may be lost.
     func unreachable(_ member: MemberID)
+    /// Nothing listens where it was: its process has ended, as far as can be told.
+    func gone(_ member: MemberID)
     func reachable(_ member: MemberID)
     /// The others say that this member has been removed.
     func removed()
@@ -160,6 +162,7 @@ package final class PeerTransport: Sendable {
     func isRemoved() { receiver?.removed() }
     func isReachable(_ member: MemberID) { receiver?.reachable(member) }
     func isUnreachable(_ member: MemberID) { receiver?.unreachable(member) }
+    func isGone(_ member: MemberID) { receiver?.gone(member) }
 
     // MARK: Greetings
 

@@ -160,6 +160,7 @@ extension ReplicaLane: PeerReceiver {
         if !decoded.isEmpty { state.withLock { $0.service }?.receive(decoded, bytes: size) }
     }
     package func unreachable(_ member: MemberID) { state.withLock { $0.service }?.unreachable(member) }
+    package func gone(_ member: MemberID) { state.withLock { $0.service }?.gone(member) }
     package func reachable(_ member: MemberID) { state.withLock { $0.service }?.reachable(member) }
     package func removed() {
         let call = state.withLock { state in

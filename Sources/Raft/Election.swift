@@ -101,6 +101,17 @@ extension Raft {
         }
     }
 
+    /// Waiting until a leader whose process has ended has been silent for long wins nothing. Like a timeout this may be wrong, and like one it
+    /// disturbs nobody: a pre-vote must find a quorum that hears no leader either, and the next word of the leader puts all back.
+    ///
+    /// All hear of it at once, and must not stand at once: each waits for its turn, two ticks after the one before. Where leases count, members
+    /// have promised to be deaf for an election timeout, and keep the promise.
+    mutating func isGone(_ other: MemberID) {
+        guard case .follower(other?) = role, !configuration.leaseReads else { return }
+        becomeFollower(term: term, leader: nil)
+        if let turn = membership.electorate.filter({ $0 != other }).firstIndex(of: member) { electionTimeout = min(electionTimeout, 1 + 2 * turn) }
+    }
+
     /// A damaged member leads no longer: it hands over without waiting for anyone to catch up.
     mutating func quarantine(_ isQuarantined: Bool) {
         self.isQuarantined = isQuarantined

@@ -61,6 +61,8 @@ package struct Raft: Sendable {
         case transfer(to: MemberID)
         /// What was sent to a member lately may be lost.
         case unreachable(MemberID)
+        /// Its process has ended, as far as can be told from outside: where it was, connections are refused. It may be wrong.
+        case gone(MemberID)
         /// Answers `.snapshotWanted`: the member said that it holds the store as of entry `at`, or it came to nothing (`nil`).
         case snapshotSent(to: MemberID, at: LogIndex?)
         /// The store of another member, as of this entry, is durable here and in use. Beforehand the host asks `admits(storeAt:)`, and
@@ -235,6 +237,7 @@ package struct Raft: Sendable {
         case .unreachable(let member): lead { leadership, _ in
             if let position = leadership.position(of: member) { leadership.progress[position].isUnreachable() }
         }
+        case .gone(let member): isGone(member)
         case .snapshotSent(let member, let index): lead { leadership, _ in
             if let position = leadership.position(of: member) { leadership.progress[position].snapshotEnded(at: index) }
         }

@@ -17,6 +17,8 @@ package enum Event: Sendable {
     case received([PeerMessage])
     /// What was sent to a member lately may be lost.
     case unreachable(MemberID)
+    /// Its process has ended, as far as can be told from outside.
+    case gone(MemberID)
     /// There is a way to a member now, or from it.
     case reachable(MemberID)
     /// Hand over leadership, if it is held here.

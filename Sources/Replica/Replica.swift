@@ -217,6 +217,7 @@ package struct Replica: ~Copyable, Sendable {
         case .logged(let stored): step(.stored(stored), into: &effects)
         case .received(let messages): for message in messages { receive(message, into: &effects) }
         case .unreachable(let member): step(.unreachable(member), into: &effects)
+        case .gone(let member): step(.gone(member), into: &effects)
         case .reachable(let member): ask(member, into: &effects)
         case .transfer(let member): step(.transfer(to: member), into: &effects)
         case .snapshotSent(let member, let index): step(.snapshotSent(to: member, at: index), into: &effects)

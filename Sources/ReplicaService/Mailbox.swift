@@ -24,6 +24,7 @@ struct Mail {
     }
     enum PeerOrder: Sendable {
         case unreachable(MemberID)
+        case gone(MemberID)
         case reachable(MemberID)
         case snapshotSent(MemberID, at: LogIndex?)
         /// Told when it leads, or why it does not.

@@ -15,6 +15,8 @@ extension ReplicaService {
     }
     /// What was sent to it lately may be lost.
     package func unreachable(_ member: MemberID) { post(.unreachable(member)) }
+    /// Its process has ended, as far as can be told from outside.
+    package func gone(_ member: MemberID) { post(.gone(member)) }
     /// There is a way to it now, or from it.
     package func reachable(_ member: MemberID) { post(.reachable(member)) }
 

@@ -29,6 +29,7 @@ extension ReplicaThread {
     func carryOut(_ order: Mail.PeerOrder) {
         switch order {
         case .unreachable(let member): handle(.unreachable(member))
+        case .gone(let member): handle(.gone(member))
         case .reachable(let member): handle(.reachable(member))
         case .snapshotSent(let member, let index):
             sources[member] = nil

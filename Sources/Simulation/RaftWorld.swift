@@ -21,7 +21,7 @@ package struct RaftWorld: ~Copyable {
         case restart(Int32)
         case unquarantine(Int32)
         case heal
-        case unreachable(Int32, to: Int32)
+        case unreachable(Int32, to: Int32), gone(Int32, of: Int32)
         case snapshotArrives(Int32)
         case snapshotSent(Int32, incarnation: Int32, to: Int32, at: LogIndex)
     }
@@ -210,6 +210,10 @@ package struct RaftWorld: ~Copyable {
             show { "the network is whole again" }
         case .unreachable(let member, let other):
             if members[Int(member)].isUp, members[Int(member)].pausedUntil <= now { step(Int(member), .unreachable(members[Int(other)].id)) }
+        case .gone(let member, let other):
+            guard members[Int(member)].isUp, !isPaused(member, event) else { return }
+            show(Int(member)) { "hears that \(other + 1) has ended" }
+            step(Int(member), .gone(members[Int(other)].id))
         case .snapshotArrives(let slot): installSnapshot(slot, event)
         case .snapshotSent(let member, let incarnation, let to, let index):
             let number = Int(member)
@@ -469,6 +473,10 @@ package struct RaftWorld: ~Copyable {
         members[number].pausedUntil = 0
         members[number].incarnation += 1
         report.crashes += 1
+        // Those who were connected may hear of it, soon or late.
+        for other in members.indices where other != number && wireChance.below(3) > 0 {
+            queue.schedule(.gone(Int32(other), of: Int32(number)), at: now + UInt32(wireChance.among(1...profile.delayMax)))
+        }
         queue.schedule(.restart(Int32(number)), at: now + UInt32(20 + faultChance.below(profile.outageMax)))
     }
 
@@ -505,7 +513,12 @@ package struct RaftWorld: ~Copyable {
         if case .append(_, let entries, _) = message.body, !entries.isEmpty { moment(.appendSent, number) }
         let to = Int(message.to.rawValue) - 1
         guard network.carries(from: number, to: to) else {
-            if wireChance.below(20) == 0 { queue.schedule(.unreachable(Int32(number), to: Int32(to)), at: now + 10) }
+            // A network may also answer for whom it does not reach: then what is concluded is wrong.
+            switch wireChance.below(60) {
+            case 0, 1: queue.schedule(.unreachable(Int32(number), to: Int32(to)), at: now + 10)
+            case 2: queue.schedule(.gone(Int32(number), of: Int32(to)), at: now + 10)
+            default: break
+            }
             return
         }
         if wireChance.happens(perMillion: profile.lossPerMillion), ledger.admits() { return show(number) { "\(RaftView.describe(message)) is lost" } }

@@ -16,6 +16,7 @@ package struct StoreWorld: ~Copyable {
     enum Occurrence {
         case tick(Int32)
         case deliver(Int32)
+        case gone(Int32, of: Int32)
         case synced(Int32, incarnation: Int32)
         case storeDue(Int32)
         case stored(Int32, incarnation: Int32)
@@ -190,6 +191,7 @@ package struct StoreWorld: ~Copyable {
             queue.schedule(event, at: isPaused(number) ? members[number].pausedUntil : now + UInt32(members[number].tickEvery))
             if !isPaused(number) { step(number, .tick) }
         case .deliver(let slot): deliver(slot, event)
+        case .gone(let member, let other): if !isPaused(Int(member)) { step(Int(member), .gone(members[Int(other)].id)) }
         case .synced(let member, let incarnation):
             let number = Int(member)
             guard members[number].incarnation == incarnation else { return }
@@ -415,6 +417,9 @@ package struct StoreWorld: ~Copyable {
         report.crashes += 1
         clients.abandon(at: number)
         show(number) { "crashes" }
+        for other in members.indices where other != number && wireChance.below(3) > 0 {
+            queue.schedule(.gone(Int32(other), of: Int32(number)), at: now + UInt32(wireChance.among(1...profile.delayMax)))
+        }
         queue.schedule(.restart(Int32(number)), at: now + lasting(faultChance.below(profile.outageMax)))
     }
     private mutating func restart(_ number: Int) {

@@ -37,10 +37,11 @@ final class PeerFolder: Sendable {
 }
 
 final class RecordingReceiver: PeerReceiver {
-    struct State { var messages: [(from: MemberID, message: Bytes)] = [], unreachable: [MemberID] = [], reachable: [MemberID] = [], isRemoved = false }
+    struct State { var messages: [(from: MemberID, message: Bytes)] = [], unreachable: [MemberID] = [], gone: [MemberID] = [], reachable: [MemberID] = [], isRemoved = false }
     let state = Mutex(State())
     func received(_ messages: [Bytes], from member: MemberID) { state.withLock { for message in messages { $0.messages.append((member, message)) } } }
     func unreachable(_ member: MemberID) { state.withLock { $0.unreachable.append(member) } }
+    func gone(_ member: MemberID) { state.withLock { $0.gone.append(member) } }
     func reachable(_ member: MemberID) { state.withLock { $0.reachable.append(member) } }
     func removed() { state.withLock { $0.isRemoved = true } }
     var messages: [Bytes] { state.withLock { $0.messages.map(\.message) } }

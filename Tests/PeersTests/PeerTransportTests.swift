@@ -36,6 +36,7 @@ import Testing
         try await withPair { folder, a, b in
             await b.transport.shutdown()
             try await eventually("a hears of it") { !a.receiver.state.withLock { $0.unreachable.isEmpty } && !a.isConnected(to: b) }
+            try await eventually("a hears that its process has ended, once") { a.receiver.state.withLock { $0.gone } == [b.member] }
             a.transport.send([message(1)], to: b.member)
             let again = try await Node.start(2, "b", folder.files("b"))
             a.transport.membersChanged([a.address, again.address])
@@ -357,6 +358,7 @@ private final class BlockingReceiver: PeerReceiver {
         count.withLock { $0 += messages.count }
     }
     func unreachable(_ member: MemberID) {}
+    func gone(_ member: MemberID) {}
     func reachable(_ member: MemberID) {}
     func removed() {}
 }

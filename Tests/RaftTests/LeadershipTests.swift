@@ -75,6 +75,79 @@ struct TransferTests {
     }
 }
 
+@Suite("Raft: a leader that has ended is replaced without waiting for its silence")
+struct GoneTests {
+    private func hear(_ ids: [Int], _ gone: UInt64, in cluster: inout Cluster) { for id in ids { cluster.step(id, .gone(MemberID(gone))) } }
+
+    @Test("those who hear of it stand in turn, two ticks apart: the first is elected at its first tick")
+    func turns() {
+        var cluster = Cluster(3)
+        cluster.elect(1)
+        hear([2, 3], 1, in: &cluster)
+        #expect(cluster[2].raft.leader == nil && cluster.wires.isEmpty)
+        cluster.step(3, .tick)
+        cluster.step(3, .tick)
+        #expect(cluster.wires.isEmpty)
+        cluster.step(2, .tick)
+        cluster.settle(losing: { $0.to == id(1) })
+        #expect(cluster.leader == 2 && cluster[2].raft.term == 2 && cluster[3].raft.leader == id(2))
+    }
+
+    @Test("the second stands when the first came to nothing: it had not heard of it, has ended too, or lacks what is committed")
+    func second() {
+        for (heard, ticking) in [([3], [2, 3]), ([2, 3], [3]), ([2, 3], [2, 3])] {
+            var cluster = Cluster(5)
+            cluster.elect(1)
+            cluster.step(1, .propose([[7]]))
+            cluster.settle(losing: { $0.to == id(2) })
+            hear(heard + [4, 5], 1, in: &cluster)
+            for _ in 0..<3 {
+                for id in ticking + [4, 5] { cluster.step(id, .tick) }
+                cluster.settle(losing: { [id(1), ticking.contains(2) ? id(1) : id(2)].contains($0.to) })
+            }
+            #expect(cluster.leader == 3 && cluster[3].raft.log.last.index == 3, "heard by \(heard)\(cluster.summary)")
+        }
+    }
+
+    @Test("where it is not true nothing comes of it: a pre-vote finds nobody, and the leader's next word puts all back")
+    func rumour() {
+        var cluster = Cluster(3)
+        cluster.elect(1)
+        hear([2], 1, in: &cluster)
+        cluster.step(2, .tick)
+        #expect(cluster[2].raft.standing.position == .preCandidate)
+        cluster.settle()
+        cluster.step(1, .tick)
+        cluster.settle()
+        #expect(cluster[1].raft.isLeader && (1...3).allSatisfy { cluster[$0].raft.term == 1 && cluster[$0].raft.leader == id(1) })
+        for _ in 0..<9 { cluster.step(2, .tick) }
+        #expect(cluster[2].raft.standing.position == .follower, "it waits for as long as ever again")
+    }
+
+    @Test("of a member that does not lead it means nothing, nor to a leader, a learner or a stranger")
+    func others() {
+        var cluster = Cluster(3, spares: 2)
+        cluster.elect(1)
+        cluster.step(1, Change.event(.addLearner(id(4))))
+        cluster.settle()
+        hear([1, 2], 3, in: &cluster)
+        hear([1, 4, 5], 1, in: &cluster)
+        for id in [2, 3, 4, 5] { for _ in 0..<9 { cluster.step(id, .tick) } }
+        #expect(cluster[1].raft.isLeader && cluster[2].raft.leader == id(1) && cluster.wires.isEmpty)
+        #expect((2...5).allSatisfy { cluster[$0].raft.standing.position == .follower })
+    }
+
+    @Test("where leases count, all are as deaf as they have promised")
+    func leases() {
+        var cluster = Cluster(3, leaseReads: true)
+        cluster.elect(1)
+        hear([2, 3], 1, in: &cluster)
+        cluster.step(2, .campaign)
+        cluster.settle(losing: { $0.to == id(1) })
+        #expect(cluster[3].raft.leader == id(1) && cluster[2].raft.standing.position == .preCandidate)
+    }
+}
+
 @Suite("Raft: reads")
 struct ReadTests {
     private func cluster(_ count: Int = 3, leaseReads: Bool = false, tune: @escaping @Sendable (inout Raft.Configuration) -> Void = { _ in }) -> Cluster {

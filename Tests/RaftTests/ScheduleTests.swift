@@ -43,7 +43,8 @@ struct RandomScheduleTests {
             case 610..<880: cluster.finishWrite(id)
             case 880..<940: work(id)
             case 940..<943: if let leader = cluster.leader { cluster.step(leader, .transfer(to: MemberID(UInt64(id)))); transfers += 1 }
-            case 943..<946: if let leader = cluster.leader { cluster.step(leader, .unreachable(MemberID(UInt64(id)))) }
+            case 943..<945: if let leader = cluster.leader { cluster.step(leader, .unreachable(MemberID(UInt64(id)))) }
+            case 945..<946: if let leader = cluster[id].raft.leader { cluster.step(id, .gone(leader)) }
             case 946..<966: if changesMembers { change() }
             case 966..<978: if compacts { cluster.compact(id, window: LogIndex(number(0..<8))) }
             case 978..<986: if !cluster.streams.isEmpty { cluster.deliverStream(number(0..<cluster.streams.count), broken: number(0..<4) == 0) }
