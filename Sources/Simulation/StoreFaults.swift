@@ -67,7 +67,6 @@ extension StoreWorld {
     mutating func suffer(_ mishap: StoreMishap, _ number: Int) {
         let outage = lasting(storeChance.below(profile.outageMax)), node = fleet.nodes.isEmpty ? nil : storeChance.below(fleet.nodes.count)
         let member = members[number], extent = storeChance.below(12), jump = Int64(storeChance.among(-4_000...4_000))
-        let rot = storeChance.pick(SectorDisk.Rot.allCases)
         show(number) { "suffers \(mishap)" }
         switch mishap {
         case .killAgent: if let node, fleet.nodes[node].isUp { stopAgent(node) }
@@ -83,10 +82,13 @@ extension StoreWorld {
             stopAgent(node)
         case .setClock: member.wallOffset = jump
         case .rotLog:
-            guard canRot(number), member.disk.rot(rot, &storeChance) else { return }
-            show(number) { "finds its log \(rot)" }
-            member.isRotten = true
-            crash(number)
+            guard plan.cast == nil, storeChance.below(2) == 0 else { return rotLog(number) }
+            // What it acknowledges while another one hears nothing may be on no third disk.
+            let other = storeChance.below(members.count)
+            guard other != number, canRot(number) else { return }
+            network.deafen(other)
+            queue.schedule(.rotLog(Int32(number)), at: now + UInt32(storeChance.among(20...1_000)))
+            queue.schedule(.heal, at: now + 4 * outage + 2_000)
         case .rotRecord:
             guard canRot(number), member.replica.raft.leader != nil, !member.replica.store.members.alarms.contains(where: { $0.kind != .noSpace }) else { return }
             beginAnew(member)
@@ -117,6 +119,14 @@ extension StoreWorld {
         return !isChanging && present.allSatisfy { members[$0].isWhole } && StoreMember.canRepair(members[number].id, among: table)
             && StoreMember.canRepair(members[number].id, among: newestTable.members)
             && StoreMember.canRepair(members[number].id, among: members[number].salvagedMembers()) // its records may lag behind
+    }
+
+    mutating func rotLog(_ number: Int) {
+        let member = members[number], rot = storeChance.pick(SectorDisk.Rot.allCases)
+        guard healedAt == nil, canRot(number), member.disk.rot(rot, &storeChance) else { return }
+        show(number) { "finds its log \(rot)" }
+        member.isRotten = true
+        crash(number)
     }
 
     private mutating func beginAnew(_ member: StoreMember) {

@@ -264,6 +264,8 @@ final class StoreMember {
         guard state.term > durableState.term || (state.term == durableState.term && (durableState.vote == nil || state.vote == durableState.vote)) else {
             return "the log was in term \(durableState.term), and knows of term \(state.term)"
         }
+        // Also what it was never told is durable.
+        if let found = log.state { durableState = found }
         let entries = log.entries.map { Entry(index: $0.index, term: $0.term, kind: $0.isMembership ? .membership : .ordinary, payload: $0.payload) }
         let beginning = log.beginning.map { EntryPosition(index: $0.index, term: $0.term) }
         replica = try Replica(configuration, store: try records.store(), state: state, entries: entries, beginning: beginning)

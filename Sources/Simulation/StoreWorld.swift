@@ -26,6 +26,7 @@ package struct StoreWorld: ~Copyable {
         case restart(Int32)
         case heal
         case operate, schedule, storeMishap
+        case rotLog(Int32)
         case node(Int32), told(Int32), agentStarts(Int32), nodeHeals(Int32)
         case spaceIsBack(Int32), valueRead(Int32)
         case block(Int32)
@@ -227,6 +228,7 @@ package struct StoreWorld: ~Copyable {
         case .operate: operate()
         case .schedule: schedule()
         case .storeMishap: sufferAtRandom()
+        case .rotLog(let number): rotLog(Int(number))
         case .node(let number): tend(Int(number))
         case .told(let slot): hear(Int(slot))
         case .agentStarts(let number): startAgent(Int(number))
@@ -280,6 +282,7 @@ package struct StoreWorld: ~Copyable {
             case .repaired:
                 show(number) { "has caught up and votes again" }
                 member.repairers = nil
+                crashBehindRepair()
             case .putBack(let reason, let isRepaired): takeBack(number, reason, isRepaired: isRepaired)
             case .recognized(let run):
                 member.notes.lastRun = run
@@ -388,6 +391,12 @@ package struct StoreWorld: ~Copyable {
     private mutating func crashBehindCompaction(_ number: Int) {
         guard healedAt == nil, plan.cast == nil, profile.mishaps.contains(.crash), storeChance.below(8) == 0, ledger.admits() else { return }
         queue.schedule(.aimed(.crash, Int32(number)), at: now + UInt32(storeChance.among(1...2 * storeEvery)))
+    }
+    /// A member votes again: the leader ends, and what it said last is lost. Had the member not caught up, what it acknowledged once might be gone.
+    private mutating func crashBehindRepair() {
+        guard healedAt == nil, plan.cast == nil, storeChance.below(2) == 0, ledger.admits(),
+              let leader = members.firstIndex(where: { $0.isUp && $0.replica.isLeader }) else { return }
+        for mishap in [Mishap.loseInFlight, .crash] { queue.schedule(.aimed(mishap, Int32(leader)), at: now) }
     }
     mutating func suffer(_ mishap: Mishap, _ number: Int) {
         guard !isDiskPutBack else { return }
