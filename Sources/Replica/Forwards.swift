@@ -152,7 +152,7 @@ struct Forwards: Sendable {
             (batch, bytes) = ([], 0)
         }
         if !batch.isEmpty { messages.append(PeerMessage(from: member, to: leader, .forward(batch))) }
-        let asked = questions.filter { $0.sequence >= first }.map { ForwardedQuestion(sequence: $0.sequence, $0.kind) }
+        let asked = questions.filter { $0.sequence >= first }.map { ForwardedQuestion(ForwardedID(incarnation, $0.sequence), $0.kind) }
         if !asked.isEmpty { messages.append(PeerMessage(from: member, to: leader, .questions(asked))) }
         return messages
     }

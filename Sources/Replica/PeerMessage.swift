@@ -58,14 +58,22 @@ package struct ForwardedCommand: Hashable, Sendable {
     package init(sequence: UInt64, payload: Bytes) { self.sequence = sequence; self.payload = payload }
 }
 
+/// Which command or question of a member is meant. Each run of it counts anew: an answer that comes late must not be taken for one to another.
+package struct ForwardedID: Hashable, Sendable {
+    package var incarnation: UInt64
+    package var sequence: UInt64
+    package init(_ incarnation: UInt64, _ sequence: UInt64) { self.incarnation = incarnation; self.sequence = sequence }
+    init(_ origin: Origin) { self.init(origin.incarnation, origin.sequence) }
+}
+
 package struct ForwardedQuestion: Hashable, Sendable {
     package enum Kind: Hashable, Sendable {
         case leaseKeepAlive(LeaseID)
         case leaseStatus(LeaseID, withKeys: Bool)
     }
-    package var sequence: UInt64
+    package var id: ForwardedID
     package var kind: Kind
-    package init(sequence: UInt64, _ kind: Kind) { self.sequence = sequence; self.kind = kind }
+    package init(_ id: ForwardedID, _ kind: Kind) { self.id = id; self.kind = kind }
 }
 
 package struct ForwardedOutcome: Hashable, Sendable {
@@ -80,9 +88,9 @@ package struct ForwardedOutcome: Hashable, Sendable {
         case leaseKeptAlive(LeaseID, seconds: Int64, revision: Int64)
         case leaseStatus(LeaseID, grantedSeconds: Int64, remainingSeconds: Int64, keys: [Bytes], revision: Int64)
     }
-    package var sequence: UInt64
+    package var id: ForwardedID
     package var kind: Kind
-    package init(sequence: UInt64, _ kind: Kind) { self.sequence = sequence; self.kind = kind }
+    package init(_ id: ForwardedID, _ kind: Kind) { self.id = id; self.kind = kind }
 }
 
 extension MemberRefusal {
@@ -164,8 +172,8 @@ extension PeerMessage {
         case 1: body = .forward(try reader.readList(elementBytesMin: 12) { reader throws(MalformedBytes) in
             ForwardedCommand(sequence: try reader.read(), payload: try reader.readPrefixed())
         })
-        case 2: body = .questions(try reader.readList(elementBytesMin: 17) { reader throws(MalformedBytes) in try reader.readQuestion() })
-        case 3: body = .outcomes(try reader.readList(elementBytesMin: 9) { reader throws(MalformedBytes) in try reader.readOutcome() })
+        case 2: body = .questions(try reader.readList(elementBytesMin: 25) { reader throws(MalformedBytes) in try reader.readQuestion() })
+        case 3: body = .outcomes(try reader.readList(elementBytesMin: 17) { reader throws(MalformedBytes) in try reader.readOutcome() })
         case 4: body = .hash(index: try reader.read(), StateHash(try reader.read()))
         case 5: body = .hashed(index: try reader.read(), StateHash(try reader.read()))
         case 6: body = .lost
@@ -247,8 +255,12 @@ extension ByteWriter {
         }
     }
 
+    private mutating func write(_ id: ForwardedID) {
+        write(id.incarnation)
+        write(id.sequence)
+    }
     fileprivate mutating func write(_ question: ForwardedQuestion) {
-        write(question.sequence)
+        write(question.id)
         switch question.kind {
         case .leaseKeepAlive(let id): write(0 as UInt8); write(id)
         case .leaseStatus(let id, let withKeys): write(1 as UInt8); write(id); write(bool: withKeys)
@@ -256,7 +268,7 @@ extension ByteWriter {
     }
 
     fileprivate mutating func write(_ outcome: ForwardedOutcome) {
-        write(outcome.sequence)
+        write(outcome.id)
         switch outcome.kind {
         case .notLeader(let leader): write(0 as UInt8); write(leader?.rawValue ?? 0)
         case .noSpace: write(1 as UInt8)
@@ -334,16 +346,16 @@ extension ByteReader {
     }
 
     fileprivate mutating func readQuestion() throws(MalformedBytes) -> ForwardedQuestion {
-        let sequence: UInt64 = try read(), kind: UInt8 = try read()
+        let id = ForwardedID(try read(), try read()), kind: UInt8 = try read()
         switch kind {
-        case 0: return ForwardedQuestion(sequence: sequence, .leaseKeepAlive(try read()))
-        case 1: return ForwardedQuestion(sequence: sequence, .leaseStatus(try read(), withKeys: try readBool()))
+        case 0: return ForwardedQuestion(id, .leaseKeepAlive(try read()))
+        case 1: return ForwardedQuestion(id, .leaseStatus(try read(), withKeys: try readBool()))
         default: throw MalformedBytes("\(kind) is no question", at: offset - 1)
         }
     }
 
     fileprivate mutating func readOutcome() throws(MalformedBytes) -> ForwardedOutcome {
-        let sequence: UInt64 = try read(), number: UInt8 = try read()
+        let id = ForwardedID(try read(), try read()), number: UInt8 = try read()
         let kind: ForwardedOutcome.Kind
         switch number {
         case 0:
@@ -365,7 +377,7 @@ extension ByteReader {
         case 11: kind = .refused(.notFounded)
         default: throw MalformedBytes("\(number) is no outcome", at: offset - 1)
         }
-        return ForwardedOutcome(sequence: sequence, kind)
+        return ForwardedOutcome(id, kind)
     }
 }
 

@@ -39,6 +39,7 @@ extension Replica {
         if isLost {
             guard case .readmitted(let through) = message.body else { return }
             repair = .readmitted(through: through)
+            if Mutant.isActive(.damagedVoterReadmitted) { endRepair(into: &effects) }
             return
         }
         // Whoever lost what it held is not at work.
@@ -58,7 +59,7 @@ extension Replica {
                 case .leaseKeepAlive(let id): .leaseKeepAlive(id)
                 case .leaseStatus(let id, let withKeys): .leaseStatus(id, withKeys: withKeys)
                 }
-                return Asked(asker: .member(message.from, sequence: question.sequence), kind: kind, deadline: deadline)
+                return Asked(asker: .member(message.from, question.id), kind: kind, deadline: deadline)
             }
             ask(asked, into: &effects)
         case .outcomes(let outcomes): for outcome in outcomes { take(outcome, into: &effects) }
@@ -78,7 +79,6 @@ extension Replica {
     }
 
     mutating func tickAmongMembers(into effects: inout EffectBuffer) {
-        tickQuestions(into: &effects)
         tickForwards(into: &effects)
         let expired = orphans.takeExpired(now)
         if !expired.isEmpty { effects.append(.answer(expired.map { Reply($0, .unknown) })) }
@@ -160,7 +160,10 @@ extension Replica {
     }
 
     private mutating func take(_ outcome: ForwardedOutcome, into effects: inout EffectBuffer) {
-        if case .notLeader = outcome.kind { return } // sent again, when it is known who leads
+        // To an earlier run of this member; or it is sent again, when it is known who leads.
+        guard outcome.id.incarnation == forwards.incarnation else { return }
+        if case .notLeader = outcome.kind { return }
+        let sequence = outcome.id.sequence
         let answered: Outcome = switch outcome.kind {
         case .notLeader(let leader): .notLeader(leader)
         case .noSpace: .noSpace
@@ -174,9 +177,9 @@ extension Replica {
         }
         switch outcome.kind {
         case .leaseNotFound, .leaseKeptAlive, .leaseStatus:
-            if let asked = forwards.takeQuestion(outcome.sequence) { effects.append(.answer([Reply(asked.ticket, answered)])) }
+            if let asked = forwards.takeQuestion(sequence) { effects.append(.answer([Reply(asked.ticket, answered)])) }
         default:
-            if let ticket = forwards.takeRefused(outcome.sequence)?.ticket { effects.append(.answer([Reply(ticket, answered)])) }
+            if let ticket = forwards.takeRefused(sequence)?.ticket { effects.append(.answer([Reply(ticket, answered)])) }
         }
     }
 
@@ -185,16 +188,18 @@ extension Replica {
     private mutating func take(_ commands: [ForwardedCommand], from origin: MemberID, into effects: inout EffectBuffer) {
         var proposed: [Proposal] = [], refused: [ForwardedOutcome] = []
         for command in commands {
-            guard let parsed = try? Origin.split(command.payload), let from = parsed.origin, from.member == origin, from.sequence == command.sequence,
-                  command.payload.count <= configuration.proposalBytesMax + Origin.encodedBytes, let decoded = try? Command(decoding: parsed.command),
+            // Without its run nobody could be told.
+            guard let parsed = try? Origin.split(command.payload), let from = parsed.origin, from.member == origin, from.sequence == command.sequence else { continue }
+            let id = ForwardedID(from)
+            guard command.payload.count <= configuration.proposalBytesMax + Origin.encodedBytes, let decoded = try? Command(decoding: parsed.command),
                   decoded.published.map({ $0 == origin }) ?? true else {
-                refused.append(ForwardedOutcome(sequence: command.sequence, .malformed))
+                refused.append(ForwardedOutcome(id, .malformed))
                 continue
             }
             if !raft.isLeader {
-                refused.append(ForwardedOutcome(sequence: command.sequence, .notLeader(raft.leader)))
+                refused.append(ForwardedOutcome(id, .notLeader(raft.leader)))
             } else if proposals.count + proposed.count >= configuration.proposalsMax {
-                if !isLogged(from) { refused.append(ForwardedOutcome(sequence: command.sequence, .overloaded)) }
+                if !isLogged(from) { refused.append(ForwardedOutcome(id, .overloaded)) }
             } else {
                 proposed.append(Proposal(from, decoded, payload: command.payload))
             }
@@ -283,6 +288,9 @@ extension Replica {
         guard case .readmitted(let through) = repair, store.appliedIndex >= through, let own = store.members[member] else { return }
         // A voter again by an entry behind that one; or nobody means to make one of it.
         guard own.isLearner ? !store.members.hasAlarm(.repairing, of: member) : store.appliedIndex > through && raft.membership.isVoter(member) else { return }
+        endRepair(into: &effects)
+    }
+    private mutating func endRepair(into effects: inout EffectBuffer) {
         repair = .none
         unfitness = nil
         recognized(into: &effects)

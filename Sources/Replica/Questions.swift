@@ -5,7 +5,7 @@ import Raft
 /// Whoever waits for an answer to a question.
 struct Asked: Sendable {
     enum Asker: Sendable {
-        case ticket(Ticket), member(MemberID, sequence: UInt64)
+        case ticket(Ticket), member(MemberID, ForwardedID)
         /// The leader itself, for a learner that calls for help (`Repair`).
         case damaged(MemberID)
     }
@@ -96,6 +96,10 @@ extension Replica {
         var replies: [Reply] = []
         replies.reserveCapacity(ready.count)
         for asked in ready {
+            if mustClearCheckpoint(before: asked, into: &effects) {
+                postponed.append(asked)
+                continue
+            }
             let outcome = outcome(of: asked.kind, into: &effects)
             // Leadership went while it waited: the next leader knows.
             if case .notLeader = outcome, isClustered, asked.deadline > now {
@@ -113,7 +117,7 @@ extension Replica {
         switch asked.asker {
         case .ticket(let ticket): effects.append(.answer([Reply(ticket, outcome)]))
         case .damaged(let learner): if case .revision = outcome { readmit(learner, into: &effects) }
-        case .member(let asker, let sequence):
+        case .member(let asker, let id):
             let told: ForwardedOutcome.Kind = switch outcome {
             case .leaseKeptAlive(let id, let seconds, let revision): .leaseKeptAlive(id, seconds: seconds, revision: revision)
             case .leaseStatus(let id, let granted, let remaining, let keys, let revision):
@@ -121,7 +125,7 @@ extension Replica {
             case .refused: .leaseNotFound
             default: .notLeader(raft.leader)
             }
-            effects.append(.send([PeerMessage(from: member, to: asker, .outcomes([ForwardedOutcome(sequence: sequence, told)]))]))
+            effects.append(.send([PeerMessage(from: member, to: asker, .outcomes([ForwardedOutcome(id, told)]))]))
         }
     }
 
@@ -159,11 +163,19 @@ extension Replica {
     private mutating func keepAlive(_ id: LeaseID, into effects: inout EffectBuffer) -> Outcome {
         guard raft.isLeader else { return .notLeader(raft.leader) }
         guard let seconds = clock.renewed(id, at: now) else { return .refused(.leaseNotFound) }
-        if let lease = store.lease(id), lease.checkpointSeconds > 0 {
-            propose([Proposal(ticket: nil, command: .leaseCheckpoint([LeaseCheckpoint(id: id, remainingSeconds: 0)]))], into: &effects)
-        }
         return .leaseKeptAlive(id, seconds: seconds, revision: store.revision)
     }
+
+    /// The next leader goes by the last checkpoint: a renewal is answered only when none from before it is left, nor under way.
+    private mutating func mustClearCheckpoint(before asked: Asked, into effects: inout EffectBuffer) -> Bool {
+        guard case .leaseKeepAlive(let id) = asked.kind, raft.isLeader, let lease = store.lease(id) else { return false }
+        let isUnderWay = checkpointedThrough > store.appliedIndex && isCheckpointed(lease)
+        guard lease.checkpointSeconds > 0 || isUnderWay, clock.renewed(id, at: now) != nil else { return false }
+        propose([Proposal(ticket: nil, command: .leaseCheckpoint([LeaseCheckpoint(id: id, remainingSeconds: 0)]))], into: &effects)
+        return true
+    }
+    /// Shorter ones a new leader gives all their time again.
+    private func isCheckpointed(_ lease: Lease) -> Bool { lease.seconds * 1000 > configuration.leaseCheckpointMilliseconds }
 
     private func status(of id: LeaseID, withKeys: Bool) throws(CommandRefusal) -> Outcome {
         guard let lease = store.lease(id) else { throw .leaseNotFound }
@@ -179,13 +191,13 @@ extension Replica {
         guard now >= leaseCheckpointDue else { return }
         leaseCheckpointDue = now + configuration.leaseCheckpointMilliseconds
         let checkpoints = store.allLeases.compactMap { lease -> LeaseCheckpoint? in
-            guard lease.seconds * 1000 > configuration.leaseCheckpointMilliseconds,
-                  let left = clock.remainingMilliseconds(lease.id, at: now), left > 0 else { return nil }
+            guard isCheckpointed(lease), let left = clock.remainingMilliseconds(lease.id, at: now), left > 0 else { return nil }
             return LeaseCheckpoint(id: lease.id, remainingSeconds: (left + 999) / 1000)
         }
         for start in stride(from: 0, to: checkpoints.count, by: configuration.leaseBatchMax) {
             let some = Array(checkpoints[start..<min(start + configuration.leaseBatchMax, checkpoints.count)])
             propose([Proposal(ticket: nil, command: .leaseCheckpoint(some))], into: &effects)
+            checkpointedThrough = raft.log.last.index
         }
     }
 }

@@ -64,6 +64,8 @@ package struct Replica: ~Copyable, Sendable {
     var clock = LeaseClock()
     var now: Int64 = 0
     var leaseCheckpointDue: Int64 = 0
+    /// This leader's last checkpoints of leases are entries up to here.
+    var checkpointedThrough: LogIndex = 0
 
     var proposals = ProposalQueue()
     /// The last forwarded command of each member that this leader logged.
@@ -231,6 +233,7 @@ package struct Replica: ~Copyable, Sendable {
 
     private mutating func tick(into effects: inout EffectBuffer) {
         step(.tick, into: &effects)
+        tickQuestions(into: &effects)
         if isClustered || !configuration.founders.isEmpty || !hasReduced { tickAmongMembers(into: &effects) }
         if raft.isLeader { tickLeases(into: &effects) }
     }
@@ -273,6 +276,7 @@ package struct Replica: ~Copyable, Sendable {
             logged = []
             clock.promote(store.allLeases, at: now, extraMilliseconds: configuration.leaseGraceMilliseconds)
             leaseCheckpointDue = now + configuration.leaseCheckpointMilliseconds
+            checkpointedThrough = 0
             comparison = HashComparison()
             answering = Answering()
         } else {
@@ -318,7 +322,7 @@ package struct Replica: ~Copyable, Sendable {
     func refuse(_ proposal: Proposal, _ outcome: Outcome, told: ForwardedOutcome.Kind, into effects: inout EffectBuffer) {
         if let origin = proposal.origin, origin.member != member {
             guard !isLogged(origin) else { return }
-            effects.append(.send([PeerMessage(from: member, to: origin.member, .outcomes([ForwardedOutcome(sequence: origin.sequence, told)]))]))
+            effects.append(.send([PeerMessage(from: member, to: origin.member, .outcomes([ForwardedOutcome(ForwardedID(origin), told)]))]))
         } else if let ticket = proposal.ticket {
             effects.append(.answer([Reply(ticket, outcome)]))
         }

@@ -135,6 +135,29 @@ struct ClusterTests {
         #expect(trio.carryOut(3, Fixture.put("a", "1")) == Self.put)
     }
 
+    @Test("what a leader says of a command of a member's earlier run is not taken for an answer to one of the present run")
+    func refusalOfEarlierRun() throws {
+        var trio = try started()
+        trio.handle(1, .space(isShort: true))
+        trio.loses = { if case .outcomes = $0.body { true } else { false } }
+        let earlier = trio.propose(3, Fixture.put("a", "1"))
+        trio.settle()
+        let refusal = try #require(trio.sent.last { if case .outcomes = $0.body { true } else { false } })
+        trio.stop(3)
+        trio.pass(ticks: 2)
+        try trio.restart(3)
+        trio.handle(1, .space(isShort: false))
+        trio.loses = { _ in false }
+        trio.pass(ticks: 15)
+        trio.cut = [[3, 1]]
+        let ticket = trio.propose(3, Fixture.put("b", "1"))
+        trio.handle(3, .received([refusal]))
+        #expect(trio.outcome(3, ticket) == nil)
+        trio.cut = []
+        trio.pass(ticks: 15)
+        #expect(trio.outcome(3, ticket) == Self.put && trio.outcome(3, earlier) == nil)
+    }
+
     @Test("a full disk at a follower is an alarm: nobody takes what it has no room for, until it has")
     func fullFollower() throws {
         var trio = try started()
@@ -593,9 +616,9 @@ struct PeerMessageTests {
             .raft(Message(from: MemberID(1), to: MemberID(2), term: 3, .append(previous: position, entries: entries, commit: 8))),
             .raft(Message(from: MemberID(1), to: MemberID(2), term: 3, .voteRequest(last: position, isTransfer: true))),
             .forward([ForwardedCommand(sequence: 4, payload: [1, 2, 3]), ForwardedCommand(sequence: 5, payload: [])]),
-            .questions([ForwardedQuestion(sequence: 1, .leaseStatus(5, withKeys: true))]),
-            .outcomes([ForwardedOutcome(sequence: 6, .leaseStatus(5, grantedSeconds: 10, remainingSeconds: 4, keys: [[1], [2, 3]], revision: 8)),
-                       ForwardedOutcome(sequence: 7, .notLeader(nil)), ForwardedOutcome(sequence: 8, .refused(.losesQuorum))]),
+            .questions([ForwardedQuestion(ForwardedID(9, 1), .leaseStatus(5, withKeys: true))]),
+            .outcomes([ForwardedOutcome(ForwardedID(9, 6), .leaseStatus(5, grantedSeconds: 10, remainingSeconds: 4, keys: [[1], [2, 3]], revision: 8)),
+                       ForwardedOutcome(ForwardedID(9, 7), .notLeader(nil)), ForwardedOutcome(ForwardedID(9, 8), .refused(.losesQuorum))]),
             .hash(index: 5, StateHash(77)), .lost, .readmitted(through: 9),
             .recall(run: 3), .takesPart(run: 3), .noted(run: 3),
             .recalled(Recollection(asked: 3, run: 2, term: 7, index: .max, membership: Membership(voters: [MemberID(1), MemberID(2)]), asOf: 9)),

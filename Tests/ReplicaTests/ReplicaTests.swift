@@ -246,8 +246,48 @@ struct ReplicaLeaseTests {
         host.finishLogWrites()
         #expect(host.replica.store.lease(6)?.checkpointSeconds == 700)
         let ticket = host.ask(.leaseKeepAlive(6))
+        #expect(host.outcomes[ticket] == nil, "a renewal that a restart would forget is not answered")
         host.finishLogWrites()
-        #expect(host.outcomes[ticket] == .leaseKeptAlive(6, seconds: 1_000, revision: 1))
         #expect(host.replica.store.lease(6)?.checkpointSeconds == 0)
+        host.advance(milliseconds: 100)
+        #expect(host.outcomes[ticket] == .leaseKeptAlive(6, seconds: 1_000, revision: 1))
+    }
+
+    @Test("a renewal while a checkpoint from before it is under way is answered when that one is taken back")
+    func checkpointUnderWay() throws {
+        var host = try started()
+        host.carryOut(.leaseGrant(id: 6, seconds: 1_000))
+        host.advance(milliseconds: 300_000)
+        let ticket = host.ask(.leaseKeepAlive(6))
+        while !host.logWrites.isEmpty {
+            #expect(host.outcomes[ticket] == nil)
+            host.finishLogWrite()
+        }
+        #expect(host.replica.store.lease(6)?.checkpointSeconds == 0)
+        host.advance(milliseconds: 100)
+        #expect(host.outcomes[ticket] == .leaseKeptAlive(6, seconds: 1_000, revision: 1))
+    }
+
+    @Test("a lease that was renewed has all its time after a restart, though the checkpoint before the renewal is applied first")
+    func renewedBeforeRestart() throws {
+        var host = try started()
+        host.carryOut(.leaseGrant(id: 6, seconds: 1_000))
+        host.advance(milliseconds: 300_000)
+        host.finishLogWrites()
+        host.handle(.storeDue)
+        host.finishCheckpoint()
+        let ticket = host.ask(.leaseKeepAlive(6))
+        host.finishLogWrites()
+        host.advance(milliseconds: 100)
+        #expect(host.outcomes[ticket] == .leaseKeptAlive(6, seconds: 1_000, revision: 1))
+        var again = try host.crashed()
+        #expect(again.replica.store.lease(6)?.checkpointSeconds == 700, "what takes the checkpoint back is in the log")
+        again.lead()
+        again.advance(milliseconds: 999_000)
+        again.finishLogWrites()
+        #expect(again.replica.store.lease(6) != nil)
+        again.advance(milliseconds: 2_000)
+        again.finishLogWrites()
+        #expect(again.replica.store.lease(6) == nil)
     }
 }

@@ -35,8 +35,18 @@ struct TrackRecordTests {
         #expect(World.store.run(World.store.plan(seed: 5551)).violation == nil)
     }
 
-    @Test("what only the simulator did wrong: streams that went on behind a loss, a removal of those whom the damaged need, forwarded commands copied",
-          arguments: [4093, 4143, 5246] as [UInt64])
+    @Test("a renewed lease has all its time under the next leader, whatever a checkpoint said before")
+    func renewedLease() {
+        #expect(World.store.run(World.store.plan(seed: 5288)).violation == nil)
+    }
+
+    @Test("a refusal that comes late, for a command of an earlier run, is no answer to one of the present run")
+    func refusalOfEarlierRun() {
+        #expect(World.store.run(World.store.plan(seed: 392)).violation == nil)
+    }
+
+    @Test("what only the simulator did wrong: streams going on behind a loss, those whom the damaged need removed, commands copied, votes not remembered",
+          arguments: [4093, 4143, 5246, 1202] as [UInt64])
     func simulatorsOwn(seed: UInt64) {
         #expect(World.store.run(World.store.plan(seed: seed)).violation == nil)
     }
