@@ -28,6 +28,7 @@ package struct ByteWriter: Sendable {
         write(UInt32(value.count)); bytes.append(contentsOf: value)
     }
     package mutating func write(prefixed value: Bytes) { write(UInt32(value.count)); bytes.append(contentsOf: value) }
+    package mutating func write(prefixed value: ArraySlice<UInt8>) { write(UInt32(value.count)); bytes.append(contentsOf: value) }
     /// 0, or 1 and the length-prefixed bytes.
     @inlinable package mutating func write(optional value: Bytes?) {
         write(bool: value != nil)
@@ -77,10 +78,9 @@ package struct ByteReader: Sendable {
         defer { position += count }
         return bytes[position..<position + count]
     }
-    package mutating func readPrefixed() throws(MalformedBytes) -> Bytes {
-        let count = try read(UInt32.self)
-        return Bytes(try readRaw(Int(count)))
-    }
+    package mutating func readPrefixed() throws(MalformedBytes) -> Bytes { Bytes(try readPrefixedPart()) }
+    /// As a part of what is read: not copied, and holding on to all of it.
+    package mutating func readPrefixedPart() throws(MalformedBytes) -> ArraySlice<UInt8> { try readRaw(Int(try read(UInt32.self))) }
     package mutating func readOptional() throws(MalformedBytes) -> Bytes? {
         try readBool() ? try readPrefixed() : nil
     }

@@ -9,18 +9,22 @@ package struct SealedValue: Hashable, Sendable {
     /// What sealing adds to a plaintext: header, nonce, commitment, tag.
     package static let overheadBytes = 88
 
-    package let bytes: Bytes
+    /// May be a part of the log's entry or the message that it came with.
+    package let bytes: ArraySlice<UInt8>
 
-    package init(parsing bytes: Bytes) throws(MalformedBytes) {
+    package init(parsing bytes: Bytes) throws(MalformedBytes) { try self.init(parsing: bytes[...]) }
+    package init(parsing bytes: ArraySlice<UInt8>) throws(MalformedBytes) {
         guard bytes.count >= Self.overheadBytes else { throw MalformedBytes("sealed value of \(bytes.count) bytes", at: 0) }
-        guard bytes[0] == Self.magic else { throw MalformedBytes("no sealed value", at: 0) }
+        guard bytes.first == Self.magic else { throw MalformedBytes("no sealed value", at: 0) }
         self.bytes = bytes
     }
+    /// `position` counts from the value's beginning.
+    package subscript(position: Int) -> UInt8 { bytes[bytes.startIndex + position] }
 
     package var dataKey: DataKeyID {
         var generation: UInt32 = 0, domain: UInt64 = 0
-        for i in 4..<8 { generation = generation << 8 | UInt32(bytes[i]) }
-        for i in 8..<16 { domain = domain << 8 | UInt64(bytes[i]) }
+        for i in 4..<8 { generation = generation << 8 | UInt32(self[i]) }
+        for i in 8..<16 { domain = domain << 8 | UInt64(self[i]) }
         return DataKeyID(DomainID(domain), generation)
     }
     /// The authentication tag, which metadata stored beside the value is bound to.

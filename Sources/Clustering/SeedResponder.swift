@@ -36,7 +36,7 @@ final class SeedResponder: PeerResponder {
         case .value(let revision):
             let (service, cluster) = state.withLock { ($0.service, $0.cluster) }
             guard let service, peer.cluster == cluster else { throw PeerRequestRefused("not a member of this cluster") }
-            return try service.sealedValue(of: revision).bytes
+            return Bytes(try service.sealedValue(of: revision).bytes)
         case .facts, .currentFacts:
             let (service, cluster) = state.withLock { ($0.service, $0.cluster) }
             guard let service else { throw PeerRequestRefused("this member has not started yet") }

@@ -65,7 +65,7 @@ extension Command {
 
     /// The hot path: one allocation of the right size, filled straight. The same bytes as `ByteWriter.write(_: PutRequest)` makes.
     private static func encode(_ put: PutRequest) -> Bytes {
-        let value: Bytes? = if case .sealed(let sealed) = put.value { sealed.bytes } else { nil }
+        let value: ArraySlice<UInt8>? = if case .sealed(let sealed) = put.value { sealed.bytes } else { nil }
         let count = 3 + (put.lease != 0 ? 8 : 0) + 4 + put.key.count + (value.map { 4 + $0.count } ?? 0)
         return unsafe Bytes(unsafeUninitializedCapacity: count) { buffer, initialized in
             let target = UnsafeMutableRawBufferPointer(buffer)
@@ -74,7 +74,7 @@ extension Command {
                 unsafe target.storeBytes(of: value.bigEndian, toByteOffset: at, as: T.self)
                 at += MemoryLayout<T>.size
             }
-            func store(prefixed bytes: Bytes) {
+            func store(prefixed bytes: some Collection<UInt8>) {
                 store(UInt32(bytes.count))
                 unsafe UnsafeMutableRawBufferPointer(rebasing: target[at..<at + bytes.count]).copyBytes(from: bytes)
                 at += bytes.count
@@ -292,7 +292,7 @@ extension ByteReader {
 
     private mutating func readSealed() throws(MalformedBytes) -> SealedValue {
         let at = offset
-        do { return try SealedValue(parsing: try readPrefixed()) } catch { throw MalformedBytes(error.what, at: at) }
+        do { return try SealedValue(parsing: try readPrefixedPart()) } catch { throw MalformedBytes(error.what, at: at) }
     }
 
     fileprivate mutating func readPut() throws(MalformedBytes) -> PutRequest {

@@ -75,7 +75,8 @@ package enum SnapshotBlock: Hashable, Sendable {
                 writer.write(record.version.version)
                 writer.write(record.version.lease)
                 writer.write(prefixed: record.version.key)
-                writer.write(optional: record.value?.bytes)
+                writer.write(bool: record.value != nil)
+                if let value = record.value { writer.write(prefixed: value.bytes) }
             }
         case .end(let tables, let records):
             writer.write(3 as UInt8)

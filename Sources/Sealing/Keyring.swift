@@ -97,8 +97,8 @@ package final class Keyring: Sendable {
     package static let plaintextBytesMax = 256 << 20
 
     private static func headerFailure(_ value: SealedValue) -> SealingError? {
-        guard value.bytes[1] == Envelope.algorithm else { return .unknownAlgorithm(value.bytes[1]) }
-        let flags = UInt16(value.bytes[2]) << 8 | UInt16(value.bytes[3])
+        guard value[1] == Envelope.algorithm else { return .unknownAlgorithm(value[1]) }
+        let flags = UInt16(value[2]) << 8 | UInt16(value[3])
         return flags == 0 ? nil : .unknownFlags(flags)
     }
 

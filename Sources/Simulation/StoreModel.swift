@@ -34,7 +34,7 @@ struct StoreModel {
     }
     /// No nonce may come twice.
     mutating func isSealed(_ value: SealedValue) {
-        if !nonces.insert(Bytes(value.bytes[SealedValue.headerBytes..<SealedValue.headerBytes + 24])).inserted { fail(.nonceReuse, "two values are sealed under one nonce") }
+        if !nonces.insert(Bytes(value.bytes.dropFirst(SealedValue.headerBytes).prefix(24))).inserted { fail(.nonceReuse, "two values are sealed under one nonce") }
     }
     /// The client was told that nothing was changed.
     mutating func refuses(_ value: SealedValue, request: Int) {
