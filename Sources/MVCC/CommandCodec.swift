@@ -292,7 +292,9 @@ extension ByteReader {
 
     private mutating func readSealed() throws(MalformedBytes) -> SealedValue {
         let at = offset
-        do { return try SealedValue(parsing: try readPrefixedPart()) } catch { throw MalformedBytes(error.what, at: at) }
+        let part = try readPrefixedPart()
+        // A part keeps all of the command in memory: only the greater one of it does.
+        do { return try SealedValue(parsing: 2 * part.count < bytes.count ? Bytes(part)[...] : part) } catch { throw MalformedBytes(error.what, at: at) }
     }
 
     fileprivate mutating func readPut() throws(MalformedBytes) -> PutRequest {

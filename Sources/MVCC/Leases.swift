@@ -112,17 +112,10 @@ package struct LeaseClock: Sendable {
         terms = [:]
         heap = []
         for lease in leases {
-            let all = Self.milliseconds(lease.seconds)
-            set(lease.id, all, deadline: now + Self.left(by: lease.checkpointSeconds, of: all) + extraMilliseconds)
+            let left = Self.milliseconds(lease.checkpointSeconds > 0 ? min(lease.checkpointSeconds, lease.seconds) : lease.seconds)
+            set(lease.id, Self.milliseconds(lease.seconds), deadline: now + left + extraMilliseconds)
         }
     }
-    /// A checkpoint by an earlier leader, applied only after `promote`: what it says may be from a renewal.
-    package mutating func inherited(_ checkpoint: LeaseCheckpoint, at now: Int64, extraMilliseconds: Int64) {
-        guard var term = terms[checkpoint.id] else { return }
-        term.deadline = max(term.deadline, now + Self.left(by: checkpoint.remainingSeconds, of: term.milliseconds) + extraMilliseconds)
-        terms[checkpoint.id] = term
-    }
-    private static func left(by checkpointSeconds: Int64, of all: Int64) -> Int64 { checkpointSeconds > 0 ? min(milliseconds(checkpointSeconds), all) : all }
     package mutating func demote() { terms = [:]; heap = [] }
 
     package mutating func granted(_ id: LeaseID, seconds: Int64, at now: Int64) {

@@ -93,14 +93,22 @@ final class PeerLink: PeerSessionOwner, @unchecked Sendable {
         }
     }
     /// Other addresses; a connection that stands is kept.
-    func move(to urls: [PeerURL]) { eventLoop.execute { self.urls = urls } }
+    func move(to urls: [PeerURL]) {
+        eventLoop.execute {
+            if self.urls != urls { self.isThere() }
+            self.urls = urls
+        }
+    }
     /// The member is known to be there: connects now, if it is not.
     func hasten() {
         eventLoop.execute {
             self.backoffMilliseconds = PeerLimits.backoffMillisecondsMin
+            self.isThere()
             self.connect()
         }
     }
+    /// Or may be: those who refused before do not count.
+    private func isThere() { if refusals != nil { refusals = 0 } }
     /// Ends the connection; another is made at once.
     func renew() { eventLoop.execute { self.session?.close(because: .closed) } }
 
@@ -181,7 +189,10 @@ final class PeerLink: PeerSessionOwner, @unchecked Sendable {
     func writable(_ session: PeerSession) { flush() }
     func received(_ frame: PeerFrame, on session: PeerSession) throws(PeerViolation) { throw .unexpected(frame.kind) }
     func greeted(by greeting: PeerGreeting, on session: PeerSession) throws(PeerRefusal) -> PeerGreeting { preconditionFailure("a link connects") }
-    func closed(_ session: PeerSession, because failure: PeerFailure) { ended(because: failure) }
+    func closed(_ session: PeerSession, because failure: PeerFailure) {
+        isThere()
+        ended(because: failure)
+    }
 
     private func ended(because failure: PeerFailure) {
         guard isConnecting || session != nil else { return }
@@ -214,8 +225,9 @@ final class PeerLink: PeerSessionOwner, @unchecked Sendable {
 }
 
 private extension NIOConnectionError {
-    /// The host answered, and nothing listens there.
+    /// The host answered, and nothing listens there; of its addresses, those of a kind that this host has no network for do not count.
     var isRefused: Bool {
-        !connectionErrors.isEmpty && connectionErrors.allSatisfy { ($0.error as? IOError)?.errnoCode == ECONNREFUSED }
+        let codes = connectionErrors.map { ($0.error as? IOError)?.errnoCode }
+        return codes.contains(ECONNREFUSED) && codes.allSatisfy { [ECONNREFUSED, ENETUNREACH, EADDRNOTAVAIL, EAFNOSUPPORT].contains($0) }
     }
 }

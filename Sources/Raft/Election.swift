@@ -29,6 +29,7 @@ extension Raft {
         }
         role = .follower(leader: newLeader)
         farewell = .max
+        hastyAttempts = 0
         restartElectionTimer()
     }
 
@@ -48,6 +49,10 @@ extension Raft {
         }
         refuseForwardedReads()
         restartElectionTimer()
+        if hastyAttempts > 0 {
+            hastyAttempts -= 1
+            electionTimeout = min(electionTimeout, 2 * membership.electorate.count)
+        }
         role = .preCandidate(Ballot())
         for voter in membership.electorate where voter != member {
             outbox.append(send(.preVoteRequest(last: log.last), to: voter, term: term + 1))
@@ -58,6 +63,7 @@ extension Raft {
     mutating func becomeCandidate(isTransfer: Bool) {
         refuseForwardedReads()
         restartElectionTimer()
+        hastyAttempts = 0
         term += 1
         vote = member
         role = .candidate(Ballot())
@@ -104,12 +110,15 @@ extension Raft {
     /// Waiting until a leader whose process has ended has been silent for long wins nothing. Like a timeout this may be wrong, and like one it
     /// disturbs nobody: a pre-vote must find a quorum that hears no leader either, and the next word of the leader puts all back.
     ///
-    /// All hear of it at once, and must not stand at once: each waits for its turn, two ticks after the one before. Where leases count, members
-    /// have promised to be deaf for an election timeout, and keep the promise.
+    /// All hear of it at about the same time, and must not stand at once: each waits for its turn, two ticks after the one before, and asks again a
+    /// round of turns later, should the others not have heard of it before. Where leases count, members have promised to be deaf for an election
+    /// timeout, and keep the promise.
     mutating func isGone(_ other: MemberID) {
         guard case .follower(other?) = role, !configuration.leaseReads else { return }
         becomeFollower(term: term, leader: nil)
-        if let turn = membership.electorate.filter({ $0 != other }).firstIndex(of: member) { electionTimeout = min(electionTimeout, 1 + 2 * turn) }
+        guard let turn = membership.electorate.filter({ $0 != other }).firstIndex(of: member) else { return }
+        electionTimeout = min(electionTimeout, 1 + 2 * turn)
+        hastyAttempts = 2
     }
 
     /// A damaged member leads no longer: it hands over without waiting for anyone to catch up.

@@ -146,6 +146,8 @@ package struct Raft: Sendable {
     /// Ticks since this member last heard from a leader, gave its vote, or (leading) checked its quorum.
     var electionElapsed = 0
     var electionTimeout = 0
+    /// So many pre-votes may yet follow each other sooner than elections do: the leader is said to have ended.
+    var hastyAttempts = 0
     var generator: SeededGenerator
     /// An append waits for the answer to the one before, and takes along what came meanwhile: where answers come soon, that is less work for all.
     /// The host, which has a clock, decides.
@@ -187,6 +189,9 @@ package struct Raft: Sendable {
         guard case .follower = role else { preconditionFailure("only who takes no part forgets") }
         log.forgetUncommitted()
     }
+
+    /// What the disk holds for good of the term that it is durably in: its last entry, 0 if there is none. Within a term that only grows.
+    package var held: (term: Term, index: LogIndex) { (durableTerm, log.term(at: log.durable) == durableTerm ? log.durable : 0) }
 
     package var member: MemberID { configuration.member }
     package var hardState: HardState { HardState(term: term, vote: vote, commit: log.committed) }

@@ -41,6 +41,7 @@ extension Replica {
             unstoredRecords.append(written)
             effects.append(.written(written))
         }
+        beginClock()
         if follow.keysChanged { effects.append(.keysChanged) }
         if unstored.removed.count > removedBefore { effects.append(.compacted(store.compactRevision)) }
         if !replies.isEmpty { effects.append(.answer(replies)) }
@@ -99,7 +100,7 @@ extension Replica {
         }
         guard next.kind == .membership || command.changesMembership else {
             let result = store.apply(command, at: index, into: &unstored)
-            self.follow(command, at: index, result, &follow)
+            self.follow(command, result, &follow)
             answerForwarded(next.origin, unless: command == .none, result, &replies)
             return result
         }
@@ -172,15 +173,12 @@ extension Replica {
     private struct Followed { var keysChanged = false, membersChanged = false }
 
     /// What a leader's clock and the host must know of an applied command.
-    private mutating func follow(_ command: Command, at index: LogIndex, _ result: Result<CommandResult, CommandRefusal>, _ followed: inout Followed) {
+    private mutating func follow(_ command: Command, _ result: Result<CommandResult, CommandRefusal>, _ followed: inout Followed) {
         guard case .success(let result) = result else { return }
         switch command {
         case .leaseGrant:
             if raft.isLeader, case .lease(let id, let seconds) = result { clock.granted(id, seconds: seconds, at: now) }
         case .leaseRevoke(let id): clock.revoked(id)
-        case .leaseCheckpoint(let checkpoints):
-            guard raft.isLeader, let term = raft.log.term(at: index), term < raft.term else { return }
-            for checkpoint in checkpoints { clock.inherited(checkpoint, at: now, extraMilliseconds: configuration.leaseGraceMilliseconds) }
         case .key: followed.keysChanged = true
         case .member, .alarm: followed.membersChanged = true
         default: break

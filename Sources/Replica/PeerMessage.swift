@@ -26,7 +26,7 @@ package struct PeerMessage: Hashable, Sendable {
         /// The answer: the last run of the asking member that took part, and the last that it voted or acknowledged in it.
         case recalled(Recollection)
         /// The sender takes part in this run: to be remembered, and to be answered by `noted`.
-        case takesPart(run: UInt64)
+        case takesPart(run: UInt64, term: Term, index: LogIndex)
         case noted(run: UInt64)
     }
     package var from: MemberID
@@ -113,13 +113,13 @@ extension MemberRefusal {
 
 /// One message, as it travels:
 ///
-///     format u8 = 1 | kind u8 | from u64 | to u64 | fields
+///     format u8 = 2 | kind u8 | from u64 | to u64 | fields
 ///     raft: term u64 | kind u8 | fields;   entries: count u32, then for each: term u64 | kind u8 | payload, indices following `previous`
 ///
 /// The reader never traps and never builds more than the bytes at hand can hold; longer ones than `bytesMax` it does not read at all.
 extension PeerMessage {
     package static let bytesMax = Limits.peerMessageBytesMax
-    private static let format: UInt8 = 1
+    private static let format: UInt8 = 2
 
     package func encode() -> Bytes {
         var writer = ByteWriter(capacity: body.payloadBytes + 96)
@@ -146,7 +146,11 @@ extension PeerMessage {
             writer.write(hash.value)
         case .lost: break
         case .readmitted(let through): writer.write(through)
-        case .recall(let run), .takesPart(let run), .noted(let run): writer.write(run)
+        case .recall(let run), .noted(let run): writer.write(run)
+        case .takesPart(let run, let term, let index):
+            writer.write(run)
+            writer.write(term)
+            writer.write(index)
         case .recalled(let told):
             writer.write(told.asked)
             writer.write(told.run)
@@ -183,7 +187,7 @@ extension PeerMessage {
             let asked: UInt64 = try reader.read(), run: UInt64 = try reader.read(), term: Term = try reader.read(), index: LogIndex = try reader.read()
             let asOf: LogIndex = try reader.read(), membership = try Membership(decoding: Bytes(try reader.readPrefixed()))
             body = .recalled(Recollection(asked: asked, run: run, term: term, index: index, membership: membership, asOf: asOf))
-        case 10: body = .takesPart(run: try reader.read())
+        case 10: body = .takesPart(run: try reader.read(), term: try reader.read(), index: try reader.read())
         case 11: body = .noted(run: try reader.read())
         case let other: throw MalformedBytes("\(other) is no message", at: 1)
         }

@@ -170,8 +170,14 @@ extension Replica {
     private mutating func mustClearCheckpoint(before asked: Asked, into effects: inout EffectBuffer) -> Bool {
         guard case .leaseKeepAlive(let id) = asked.kind, raft.isLeader, let lease = store.lease(id) else { return false }
         let isUnderWay = checkpointedThrough > store.appliedIndex && isCheckpointed(lease)
-        guard lease.checkpointSeconds > 0 || isUnderWay, clock.renewed(id, at: now) != nil else { return false }
-        propose([Proposal(ticket: nil, command: .leaseCheckpoint([LeaseCheckpoint(id: id, remainingSeconds: 0)]))], into: &effects)
+        guard lease.checkpointSeconds > 0 || isUnderWay, clock.renewed(id, at: now) != nil else {
+            clearing[id] = nil
+            return false
+        }
+        if clearing[id].map({ $0 <= store.appliedIndex }) ?? true {
+            propose([Proposal(ticket: nil, command: .leaseCheckpoint([LeaseCheckpoint(id: id, remainingSeconds: 0)]))], into: &effects)
+            clearing[id] = raft.log.last.index
+        }
         return true
     }
     /// Shorter ones a new leader gives all their time again.
@@ -183,6 +189,13 @@ extension Replica {
         let milliseconds = clock.remainingMilliseconds(id, at: now) ?? 0
         return .leaseStatus(id, grantedSeconds: lease.seconds, remainingSeconds: max(0, milliseconds / 1000),
                             keys: withKeys ? store.keys(ofLease: id) : [], revision: store.revision)
+    }
+
+    mutating func beginClock() {
+        guard raft.isLeader, let first = clockBeginsAt, store.appliedIndex >= first else { return }
+        clockBeginsAt = nil
+        clock.promote(store.allLeases, at: now, extraMilliseconds: configuration.leaseGraceMilliseconds)
+        leaseCheckpointDue = now + configuration.leaseCheckpointMilliseconds
     }
 
     mutating func tickLeases(into effects: inout EffectBuffer) {

@@ -18,7 +18,7 @@ package struct Witness: Hashable, Sendable {
 /// How a member that starts again finds out that its disk forgot something: it was put back to an earlier state, so that what the member has
 /// acknowledged since would be counted on, and its votes could be given a second time.
 ///
-///     asking ── nobody knows more than the disk ──▶ over: tells its run to all, until each has noted it
+///     asking ── nobody knows more than the disk ──▶ over: tells its run, and what it holds, to all, until each has noted it
 ///        └───── somebody does ──▶ out of service, and repaired as after damage (`Repair`); then as above
 ///
 /// 1. Each run of a member has a number, greater than those before. Its disk holds the last one that took part.
@@ -28,8 +28,8 @@ package struct Witness: Hashable, Sendable {
 /// 4. All voters have answered; or, for an election's length, as many as make a quorum with it. Then the number of this run becomes durable
 ///    (`Effect.recognized`), and only after that it takes part.
 ///
-/// Whose disk knows only members that were all replaced meanwhile would ask in vain: so whoever speaks to it is asked, too, and who votes is
-/// taken from the answer of whoever has applied most.
+/// Whose disk knows only members that were all replaced meanwhile would ask in vain: so learners and whoever speaks to it are asked, too, and who
+/// votes is taken from the answer of whoever has applied most.
 ///
 /// Terms only grow, and within one term a log only grows beyond what was acknowledged: so (term, index) tells exactly.
 /// Boundary: what nobody knows who is there. A disk put back within one run shows only to those it voted for or acknowledged to; of two voters
@@ -62,6 +62,12 @@ extension Replica {
     /// Waiting for others to say what they know of this member.
     var isAsking: Bool { recognition?.phase == .asking }
     private var otherVoters: [MemberID] { (recognition?.membership ?? raft.membership).electorate.filter { $0 != member } }
+    /// Voters, learners, and those it met: of whom it knows as a learner may vote by now, and be the only one that is left to ask.
+    private var askable: [MemberID] {
+        var others = otherVoters
+        for other in members.map(\.id) + strangers where other != member && !others.contains(other) { others.append(other) }
+        return others
+    }
 
     /// Whoever speaks to a member that takes no part yet, and is not among those it knows, came to the cluster while it was away: peers are
     /// members, as their certificates, cluster and keyring say. It may be all there is left to ask for help.
@@ -82,7 +88,7 @@ extension Replica {
 
     /// (2) at once, where the next tick would do it.
     func ask(_ other: MemberID, into effects: inout EffectBuffer) {
-        guard isAsking, let recognition, otherVoters.contains(other), !recognition.answered.contains(other) else { return }
+        guard isAsking, let recognition, askable.contains(other), !recognition.answered.contains(other) else { return }
         effects.append(.send([PeerMessage(from: member, to: other, .recall(run: recognition.run))]))
     }
 
@@ -93,7 +99,7 @@ extension Replica {
             recognition.ticks += 1
             self.recognition = recognition
             // Those who did not answer yet may just have come up.
-            let others = (otherVoters + strangers.filter { !otherVoters.contains($0) }).filter { !recognition.answered.contains($0) }
+            let others = askable.filter { !recognition.answered.contains($0) }
             effects.append(.send(others.map { PeerMessage(from: member, to: $0, .recall(run: recognition.run)) }))
             conclude(into: &effects)
         case .pending: if repair == .none { recognized(into: &effects) }
@@ -102,7 +108,9 @@ extension Replica {
             recognition.tellAt = now + configuration.hashMilliseconds
             self.recognition = recognition
             let unaware = members.map(\.id).filter { $0 != member && !recognition.aware.contains($0) }
-            if !unaware.isEmpty { effects.append(.send(unaware.map { PeerMessage(from: member, to: $0, .takesPart(run: recognition.run)) })) }
+            guard !unaware.isEmpty else { return }
+            let (term, index) = raft.held
+            effects.append(.send(unaware.map { PeerMessage(from: member, to: $0, .takesPart(run: recognition.run, term: term, index: index)) }))
         }
     }
 
@@ -114,14 +122,14 @@ extension Replica {
             effects.append(.send([PeerMessage(from: member, to: message.from, .recalled(Recollection(
                 asked: run, run: known.run, term: known.term, index: known.index, membership: raft.membership, asOf: store.appliedIndex)))]))
         case .recalled(let told):
-            guard isAsking, told.asked == recognition?.run, otherVoters.contains(message.from) || strangers.contains(message.from) else { break }
+            guard isAsking, told.asked == recognition?.run, askable.contains(message.from) else { break }
             if told.asOf > recognition?.asOf ?? 0, !told.membership.voters.voters.isEmpty {
                 recognition?.membership = told.membership
                 recognition?.asOf = told.asOf
             }
             judge(Witness(member: message.from, run: told.run, term: told.term, index: told.index), into: &effects)
-        case .takesPart(let run):
-            witnessed.note(run: run, of: message.from)
+        case .takesPart(let run, let term, let index):
+            witnessed.note(Witness(member: message.from, run: run, term: term, index: index))
             effects.append(.send([PeerMessage(from: member, to: message.from, .noted(run: max(run, witnessed[message.from].run)))]))
         case .noted(let run):
             outrun(run, into: &effects)
@@ -192,6 +200,8 @@ extension Replica {
         let wasAsking = recognition.phase == .asking
         recognition.phase = .over
         self.recognition = recognition
+        // No two runs count their forwarded commands under one number.
+        forwards.outgrow(recognition.run - 1)
         effects.append(.recognized(run: recognition.run))
         if wasAsking { step(.quarantine(false), into: &effects) }
     }
@@ -209,10 +219,10 @@ struct Witnesses: Sendable {
         guard let position = position(of: member), (witnesses[position].term, witnesses[position].index) < (term, index) else { return }
         (witnesses[position].term, witnesses[position].index) = (term, index)
     }
-    /// A run that took part has, on its disk, all that was noted of those before.
-    mutating func note(run: UInt64, of member: MemberID) {
-        guard let position = position(of: member), witnesses[position].run < run else { return }
-        witnesses[position] = Witness(member: member, run: run)
+    /// A run that takes part has, on its disk, all that was noted of those before, or was repaired: what it says it holds counts from now on.
+    mutating func note(_ run: Witness) {
+        guard let position = position(of: run.member), witnesses[position].run < run.run else { return }
+        witnesses[position] = run
     }
     mutating func forget(_ removed: [MemberID]) { witnesses.removeAll { removed.contains($0.member) } }
 

@@ -64,8 +64,12 @@ package struct Replica: ~Copyable, Sendable {
     var clock = LeaseClock()
     var now: Int64 = 0
     var leaseCheckpointDue: Int64 = 0
+    /// This leader's first entry, until that is applied: what was committed of leases before it, renewals too, is known only then.
+    var clockBeginsAt: LogIndex?
     /// This leader's last checkpoints of leases are entries up to here.
     var checkpointedThrough: LogIndex = 0
+    /// The entries that take back the checkpoints of leases which somebody renews.
+    var clearing: [LeaseID: LogIndex] = [:]
 
     var proposals = ProposalQueue()
     /// The last forwarded command of each member that this leader logged.
@@ -274,9 +278,10 @@ package struct Replica: ~Copyable, Sendable {
         if standing.position == .leader {
             leadingTerm = standing.term
             logged = []
-            clock.promote(store.allLeases, at: now, extraMilliseconds: configuration.leaseGraceMilliseconds)
-            leaseCheckpointDue = now + configuration.leaseCheckpointMilliseconds
+            clock.demote()
+            clockBeginsAt = raft.log.last.index
             checkpointedThrough = 0
+            clearing = [:]
             comparison = HashComparison()
             answering = Answering()
         } else {

@@ -75,7 +75,7 @@ struct StoredRecords {
         let candidates = records.keys.filter { records[$0]?.value != nil }.sorted()
         guard !candidates.isEmpty else { return nil }
         let revision = chance.pick(candidates)
-        guard let record = records[revision], var bytes = record.value?.bytes else { return nil }
+        guard let record = records[revision], var bytes = record.value.map({ Bytes($0.bytes) }) else { return nil }
         bytes[SealedValue.headerBytes + chance.below(bytes.count - SealedValue.headerBytes)] ^= UInt8(1 << chance.below(8))
         guard let value = try? SealedValue(parsing: bytes) else { return nil }
         records[revision] = (record.version, value)

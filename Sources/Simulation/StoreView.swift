@@ -29,7 +29,7 @@ enum StoreView {
         case .readmitted: "its readmission by \(message.from.rawValue)"
         case .recall(let run): "a question of \(message.from.rawValue) about itself, in run \(run)"
         case .recalled(let told): "what \(message.from.rawValue) knows of it: run \(told.run), \(told.term).\(told.index)"
-        case .takesPart(let run): "that \(message.from.rawValue) takes part, in run \(run)"
+        case .takesPart(let run, let term, let index): "that \(message.from.rawValue) takes part, in run \(run), with \(term).\(index)"
         case .noted(let run): "that \(message.from.rawValue) has noted its run \(run)"
         }
     }

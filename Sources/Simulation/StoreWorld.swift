@@ -450,7 +450,12 @@ package struct StoreWorld: ~Copyable {
 
     private mutating func send(_ message: PeerMessage, from number: Int) {
         let to = Int(message.to.rawValue) - 1
-        guard members.indices.contains(to), network.carries(from: number, to: to) else { return }
+        guard members.indices.contains(to) else { return }
+        guard network.carries(from: number, to: to) else {
+            // A network may also answer for whom it does not reach: then what is concluded is wrong.
+            if wireChance.below(60) == 0 { queue.schedule(.gone(Int32(number), of: Int32(to)), at: now + 10) }
+            return
+        }
         if isDiskPutBack, message.isMemory {
             wires.append((number, to, message.encode()))
             return queue.schedule(.deliver(Int32(wires.count - 1)), at: now + 2)

@@ -61,19 +61,6 @@ struct LeaseClockTests {
         #expect(clock.expired(at: .max / 2) == [])
     }
 
-    @Test("an earlier leader's checkpoint that is applied after a new one began lengthens what is left, and never shortens it")
-    func inherited() {
-        var clock = LeaseClock(), checkpointed = Lease(id: 1, seconds: 100)
-        checkpointed.checkpointSeconds = 30
-        clock.promote([checkpointed], at: 5_000, extraMilliseconds: 1_000)
-        clock.inherited(LeaseCheckpoint(id: 1, remainingSeconds: 20), at: 5_500, extraMilliseconds: 1_000)
-        #expect(clock.remainingMilliseconds(1, at: 5_500) == 30_500)
-        clock.inherited(LeaseCheckpoint(id: 1, remainingSeconds: 0), at: 6_000, extraMilliseconds: 1_000)
-        #expect(clock.remainingMilliseconds(1, at: 6_000) == 101_000)
-        clock.inherited(LeaseCheckpoint(id: 2, remainingSeconds: 0), at: 6_000, extraMilliseconds: 1_000)
-        #expect(clock.count == 1)
-    }
-
     @Test("at most so many are named at a time")
     func limit() {
         var clock = LeaseClock()

@@ -109,6 +109,24 @@ struct GoneTests {
         }
     }
 
+    @Test("the first asks again when it stood before the others had heard of it")
+    func tooEarly() {
+        var cluster = Cluster(3)
+        cluster.elect(1)
+        cluster.step(1, .propose([[7]]))
+        cluster.settle(losing: { $0.to == id(3) })
+        hear([2], 1, in: &cluster)
+        cluster.step(2, .tick)
+        cluster.settle(losing: { $0.to == id(1) })
+        #expect(cluster[2].raft.standing.position == .preCandidate)
+        hear([3], 1, in: &cluster)
+        for _ in 0..<6 {
+            for id in [2, 3] { cluster.step(id, .tick) }
+            cluster.settle(losing: { $0.to == id(1) })
+        }
+        #expect(cluster.leader == 2, "3 lacks an entry, and cannot lead\(cluster.summary)")
+    }
+
     @Test("where it is not true nothing comes of it: a pre-vote finds nobody, and the leader's next word puts all back")
     func rumour() {
         var cluster = Cluster(3)

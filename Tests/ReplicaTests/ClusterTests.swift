@@ -515,14 +515,14 @@ struct DamageTests {
     @Test("a repaired member whose calendar went back takes a number behind all of its runs that anyone remembers")
     func runsGrow() throws {
         var trio = try started { $0.lastRun = $0.incarnation - 1 }
-        trio.handle(1, .received([PeerMessage(from: MemberID(3), to: MemberID(1), .takesPart(run: 1_000))]))
+        trio.handle(1, .received([PeerMessage(from: MemberID(3), to: MemberID(1), .takesPart(run: 1_000, term: 1, index: 2))]))
         trio.settle()
         trio.stop(3)
         let sent = trio.sent.count
         try trio.restart(3, losing: true)
         trio.pass(ticks: 80)
         #expect(trio.node(3, \.wasRepaired) && trio.node(3, \.lastRun) == 1_001)
-        let told = trio.sent[sent...].filter { $0.from == MemberID(3) && $0.body == .takesPart(run: 1_001) }.map(\.to.rawValue)
+        let told = trio.sent[sent...].filter { if case .takesPart(run: 1_001, _, _) = $0.body { $0.from == MemberID(3) } else { false } }.map(\.to.rawValue)
         #expect(Set(told) == [1, 2])
     }
 
@@ -586,6 +586,52 @@ struct DamageTests {
         #expect(trio.carryOut(leader, Fixture.put("after", "1")) != nil, "it counts")
     }
 
+    @Test("a member that knows as a learner who alone is left to vote with it asks that one, too, and takes part again")
+    func awayWhileAnotherWasPromoted() throws {
+        var trio = try Trio { $0.lastRun = $0.incarnation - 1 }
+        trio.elect(2)
+        trio.carryOut(2, Fixture.createDomain())
+        trio.carryOut(2, .member(.change([.demote(MemberID(1))])))
+        trio.pass(ticks: 3)
+        trio.store(3)
+        // 3 has the promotion in its log, and does not hear that it is committed.
+        trio.loses = { message in
+            guard message.to == MemberID(3), case .raft(let inner) = message.body else { return false }
+            return switch inner.body { case .append(_, let entries, _): entries.isEmpty case .heartbeat: true default: false }
+        }
+        trio.carryOut(2, .member(.change([.promote(MemberID(1))])))
+        trio.stop(3)
+        trio.loses = { _ in false }
+        trio.carryOut(2, .member(.change([.remove(MemberID(2))])))
+        trio.pass(ticks: 3)
+        trio.stop(2)
+        #expect(trio.with(1) { $0.raft.membership.voters } == Majority([MemberID(1), MemberID(3)]))
+        #expect(!trio.with(3) { $0.raft.membership.isVoter(MemberID(1)) })
+        try trio.restart(3)
+        trio.pass(ticks: 60)
+        let leader = try #require(trio.leader)
+        #expect(trio.carryOut(leader, Fixture.put("after", "1")) != nil && trio.with(3) { $0.raft.membership.isVoter(MemberID(1)) })
+    }
+
+    @Test("what a member holds of its term when it begins is remembered, so that a log put back to before a quick restart is noticed")
+    func putBackOverRestart() throws {
+        var trio = try started { $0.lastRun = $0.incarnation - 1 }
+        for number in 1...3 { trio.carryOut(1, Fixture.put("k\(number)", "1")) }
+        trio.pass(ticks: 3)
+        trio.stop(3)
+        let before = trio.log(of: 3)
+        try trio.restart(3)
+        trio.cut = [[1, 3], [3, 1]]
+        trio.pass(ticks: 25)
+        trio.stop(3)
+        #expect(trio.with(2) { $0.witnesses.first { $0.member == MemberID(3) }?.index } == trio.with(3) { $0.raft.log.last.index })
+        trio.putBack(3, log: before, entries: 4)
+        trio.cut = []
+        try trio.restart(3)
+        trio.pass(ticks: 3)
+        #expect(trio.node(3, \.outOfService)?.contains("put back") == true)
+    }
+
     @Test("who lost what it held does not count as being at work when members are changed")
     func lostIsNotAtWork() throws {
         var trio = try started()
@@ -620,7 +666,7 @@ struct PeerMessageTests {
             .outcomes([ForwardedOutcome(ForwardedID(9, 6), .leaseStatus(5, grantedSeconds: 10, remainingSeconds: 4, keys: [[1], [2, 3]], revision: 8)),
                        ForwardedOutcome(ForwardedID(9, 7), .notLeader(nil)), ForwardedOutcome(ForwardedID(9, 8), .refused(.losesQuorum))]),
             .hash(index: 5, StateHash(77)), .lost, .readmitted(through: 9),
-            .recall(run: 3), .takesPart(run: 3), .noted(run: 3),
+            .recall(run: 3), .takesPart(run: 3, term: 4, index: 5), .noted(run: 3),
             .recalled(Recollection(asked: 3, run: 2, term: 7, index: .max, membership: Membership(voters: [MemberID(1), MemberID(2)]), asOf: 9)),
         ]
         for body in bodies {

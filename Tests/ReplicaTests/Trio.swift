@@ -83,6 +83,14 @@ struct Trio {
         restarted.outcomes = slot.node.outcomes
         slot.node = restarted
     }
+    func log(of number: Int) -> Host.DurableLog { nodes[number - 1].node.log }
+    /// The disk lies, or was put back: the log is as it was with so many entries.
+    func putBack(_ number: Int, log: Host.DurableLog, entries: Int) {
+        var log = log
+        log.entries.removeLast(max(0, log.entries.count - entries))
+        log.state.commit = min(log.state.commit, log.entries.last?.index ?? 0)
+        nodes[number - 1].node.log = log
+    }
     func with<R>(_ number: Int, _ body: (borrowing Replica) throws -> R) rethrows -> R { try body(nodes[number - 1].node.replica) }
     func node<R>(_ number: Int, _ path: KeyPath<NodeFacts, R>) -> R {
         let node = nodes[number - 1]

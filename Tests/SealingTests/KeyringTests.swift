@@ -55,7 +55,7 @@ struct KeyringTests {
         let (kek2, dek2) = try keyring.newDomain(DomainID(43), createdMilliseconds: 1)
         try keyring.install(kek2)
         try keyring.install(dek2)
-        var bytes = try seal("x").bytes
+        var bytes = Bytes(try seal("x").bytes)
         bytes[15] = 43
         #expect(throws: SealingError.badCommitment) { try open(try SealedValue(parsing: bytes)) }
     }

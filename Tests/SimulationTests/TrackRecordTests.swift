@@ -45,6 +45,16 @@ struct TrackRecordTests {
         #expect(World.store.run(World.store.plan(seed: 392)).violation == nil)
     }
 
+    @Test("who starts again asks learners, too: one of them may be the only voter that is left")
+    func learnerAsked() {
+        for seed in [201_572, 202_588] as [UInt64] { #expect(World.store.run(World.store.plan(seed: seed)).violation == nil) }
+    }
+
+    @Test("a log put back to before the last start is noticed")
+    func putBackOverRestart() {
+        #expect(World.store.run(World.store.plan(seed: 200_504)).violation == nil)
+    }
+
     @Test("what only the simulator did wrong: streams going on behind a loss, those whom the damaged need removed, commands copied, votes not remembered",
           arguments: [4093, 4143, 5246, 1202] as [UInt64])
     func simulatorsOwn(seed: UInt64) {
