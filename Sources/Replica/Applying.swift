@@ -178,7 +178,9 @@ extension Replica {
         switch command {
         case .leaseGrant:
             if raft.isLeader, case .lease(let id, let seconds) = result { clock.granted(id, seconds: seconds, at: now) }
-        case .leaseRevoke(let id): clock.revoked(id)
+        case .leaseRevoke(let id):
+            clock.revoked(id)
+            clearing[id] = nil
         case .key: followed.keysChanged = true
         case .member, .alarm: followed.membersChanged = true
         default: break

@@ -25,7 +25,7 @@ package struct PeerMessage: Hashable, Sendable {
         case recall(run: UInt64)
         /// The answer: the last run of the asking member that took part, and the last that it voted or acknowledged in it.
         case recalled(Recollection)
-        /// The sender takes part in this run: to be remembered, and to be answered by `noted`.
+        /// The sender takes part in this run, and holds that much of its term (`Raft.held`): to be remembered, and to be answered by `noted`.
         case takesPart(run: UInt64, term: Term, index: LogIndex)
         case noted(run: UInt64)
     }

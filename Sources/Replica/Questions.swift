@@ -192,7 +192,7 @@ extension Replica {
     }
 
     mutating func beginClock() {
-        guard raft.isLeader, let first = clockBeginsAt, store.appliedIndex >= first else { return }
+        guard let first = clockBeginsAt, raft.isLeader, store.appliedIndex >= first else { return }
         clockBeginsAt = nil
         clock.promote(store.allLeases, at: now, extraMilliseconds: configuration.leaseGraceMilliseconds)
         leaseCheckpointDue = now + configuration.leaseCheckpointMilliseconds

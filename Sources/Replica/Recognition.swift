@@ -68,6 +68,7 @@ extension Replica {
         for other in members.map(\.id) + strangers where other != member && !others.contains(other) { others.append(other) }
         return others
     }
+    private var unanswered: [MemberID] { askable.filter { recognition?.answered.contains($0) == false } }
 
     /// Whoever speaks to a member that takes no part yet, and is not among those it knows, came to the cluster while it was away: peers are
     /// members, as their certificates, cluster and keyring say. It may be all there is left to ask for help.
@@ -88,7 +89,7 @@ extension Replica {
 
     /// (2) at once, where the next tick would do it.
     func ask(_ other: MemberID, into effects: inout EffectBuffer) {
-        guard isAsking, let recognition, askable.contains(other), !recognition.answered.contains(other) else { return }
+        guard isAsking, let recognition, unanswered.contains(other) else { return }
         effects.append(.send([PeerMessage(from: member, to: other, .recall(run: recognition.run))]))
     }
 
@@ -99,8 +100,7 @@ extension Replica {
             recognition.ticks += 1
             self.recognition = recognition
             // Those who did not answer yet may just have come up.
-            let others = askable.filter { !recognition.answered.contains($0) }
-            effects.append(.send(others.map { PeerMessage(from: member, to: $0, .recall(run: recognition.run)) }))
+            effects.append(.send(unanswered.map { PeerMessage(from: member, to: $0, .recall(run: recognition.run)) }))
             conclude(into: &effects)
         case .pending: if repair == .none { recognized(into: &effects) }
         case .over:

@@ -275,17 +275,16 @@ package struct Replica: ~Copyable, Sendable {
     }
 
     private mutating func take(_ standing: Raft.Standing, into effects: inout EffectBuffer) {
+        clock.demote()
         if standing.position == .leader {
             leadingTerm = standing.term
             logged = []
-            clock.demote()
             clockBeginsAt = raft.log.last.index
             checkpointedThrough = 0
             clearing = [:]
             comparison = HashComparison()
             answering = Answering()
         } else {
-            clock.demote()
             let abandoned = proposals.abandon()
             if isClustered {
                 orphans.append(abandoned, term: leadingTerm, deadline: now + configuration.requestMilliseconds)

@@ -238,11 +238,16 @@ struct ReplicaLeaseTests {
         #expect(again.get("a") == nil)
     }
 
-    @Test("long leases are checkpointed, so that a new leader does not give them all their time again")
-    func checkpoints() throws {
+    /// With a lease of 1,000 s, whose first checkpoint is on its way to the disk.
+    private func checkpointing() throws -> Host {
         var host = try started()
         host.carryOut(.leaseGrant(id: 6, seconds: 1_000))
         host.advance(milliseconds: 300_000)
+        return host
+    }
+    @Test("long leases are checkpointed, so that a new leader does not give them all their time again")
+    func checkpoints() throws {
+        var host = try checkpointing()
         host.finishLogWrites()
         #expect(host.replica.store.lease(6)?.checkpointSeconds == 700)
         let ticket = host.ask(.leaseKeepAlive(6))
@@ -255,9 +260,7 @@ struct ReplicaLeaseTests {
 
     @Test("a renewal while a checkpoint from before it is under way is answered when that one is taken back")
     func checkpointUnderWay() throws {
-        var host = try started()
-        host.carryOut(.leaseGrant(id: 6, seconds: 1_000))
-        host.advance(milliseconds: 300_000)
+        var host = try checkpointing()
         let ticket = host.ask(.leaseKeepAlive(6))
         while !host.logWrites.isEmpty {
             #expect(host.outcomes[ticket] == nil)
@@ -270,9 +273,7 @@ struct ReplicaLeaseTests {
 
     @Test("a lease that was renewed has all its time after a restart, though the checkpoint before the renewal is applied first")
     func renewedBeforeRestart() throws {
-        var host = try started()
-        host.carryOut(.leaseGrant(id: 6, seconds: 1_000))
-        host.advance(milliseconds: 300_000)
+        var host = try checkpointing()
         host.finishLogWrites()
         host.handle(.storeDue)
         host.finishCheckpoint()
