@@ -199,7 +199,7 @@ package final class RecordLane: Sendable {
                 values.reserveCapacity(revisions.count)
                 for revision in revisions {
                     let key = RecordCodec.key(revision)
-                    values.append(try unsafe key.withRawBytes { key throws(StorageFailure) in
+                    values.append(try unsafe key.span.withUnsafeBytes { key throws(StorageFailure) in
                         guard let row = try unsafe transaction.get(records, key) else { return nil }
                         guard let value = unsafe codec.value(row), unsafe codec.verify(row, key: key, value: value) else { throw .damagedRecord(revision) }
                         if unsafe value.isEmpty { return nil }
@@ -300,7 +300,7 @@ private final class RecordThread: @unchecked Sendable {
     /// Writes the description of format and owner into a new database, or checks the one there.
     private static func claim(_ transaction: Database.Transaction, _ meta: Database.Table, _ codec: RecordCodec) throws(StorageFailure) {
         let key = RecordCodec.formatKey
-        let isNew = try unsafe key.withRawBytes { key throws(StorageFailure) in
+        let isNew = try unsafe key.span.withUnsafeBytes { key throws(StorageFailure) in
             guard let row = try unsafe transaction.get(meta, key) else { return true }
             try unsafe codec.checkFormat(row)
             return false
@@ -309,15 +309,15 @@ private final class RecordThread: @unchecked Sendable {
     }
     static func state(_ transaction: Database.Transaction, _ meta: Database.Table, _ codec: RecordCodec) throws(StorageFailure) -> AppliedState? {
         let key = RecordCodec.stateKey
-        return try unsafe key.withRawBytes { key throws(StorageFailure) in
+        return try unsafe key.span.withUnsafeBytes { key throws(StorageFailure) in
             guard let row = try unsafe transaction.get(meta, key) else { return nil }
             guard let state = unsafe codec.decodeState(row) else { throw .damagedTable }
             return state
         }
     }
     private static func put(_ transaction: Database.Transaction, _ table: Database.Table, _ key: Bytes, _ value: Bytes) throws(StorageFailure) {
-        try unsafe key.withRawBytes { key throws(StorageFailure) in
-            try unsafe value.withRawBytes { value throws(StorageFailure) in try unsafe transaction.put(table, key, value) }
+        try unsafe key.span.withUnsafeBytes { key throws(StorageFailure) in
+            try unsafe value.span.withUnsafeBytes { value throws(StorageFailure) in try unsafe transaction.put(table, key, value) }
         }
     }
 
@@ -334,7 +334,7 @@ private final class RecordThread: @unchecked Sendable {
                 }
                 for revision in batch.removed {
                     let key = RecordCodec.key(revision)
-                    try unsafe key.withRawBytes { key throws(StorageFailure) in try unsafe transaction.delete(database.records, key) }
+                    try unsafe key.span.withUnsafeBytes { key throws(StorageFailure) in try unsafe transaction.delete(database.records, key) }
                 }
                 for write in batch.tables { try store(write, transaction) }
                 newState = AppliedState(
@@ -354,7 +354,7 @@ private final class RecordThread: @unchecked Sendable {
             try copyValue(of: source, transaction)
             try unsafe store(record.version, copied.bytes, &last, transaction)
         case .sealed(let value):
-            try unsafe value.bytes.withRawBytes { value throws(StorageFailure) in
+            try unsafe value.bytes.span.withUnsafeBytes { value throws(StorageFailure) in
                 try unsafe store(record.version, value, &last, transaction)
             }
         }
@@ -364,7 +364,7 @@ private final class RecordThread: @unchecked Sendable {
     ) throws(StorageFailure) {
         let appends = last.map { $0 < version.revision } ?? true
         let key = RecordCodec.key(version.revision)
-        try unsafe key.withRawBytes { key throws(StorageFailure) in
+        try unsafe key.span.withUnsafeBytes { key throws(StorageFailure) in
             let size = codec.size(of: version, valueBytes: value.count)
             let target = try unsafe transaction.reserve(database.records, key, bytes: size, appends: appends)
             unsafe codec.encode(version, key: key, value: value, into: target)
@@ -374,7 +374,7 @@ private final class RecordThread: @unchecked Sendable {
     /// Out of the map, since the next write moves pages.
     private func copyValue(of source: Revision, _ transaction: Database.Transaction) throws(StorageFailure) {
         let key = RecordCodec.key(source)
-        try unsafe key.withRawBytes { key throws(StorageFailure) in
+        try unsafe key.span.withUnsafeBytes { key throws(StorageFailure) in
             guard let row = try unsafe transaction.get(database.records, key) else { throw .missingRecord(source) }
             guard let value = unsafe codec.value(row), unsafe !value.isEmpty,
                   unsafe codec.verify(row, key: key, value: value) else { throw .damagedRecord(source) }
@@ -387,7 +387,7 @@ private final class RecordThread: @unchecked Sendable {
         if let value = write.value {
             try Self.put(transaction, database.rows, rowKey, codec.encode(write, value: value, rowKey: rowKey))
         } else {
-            try unsafe rowKey.withRawBytes { key throws(StorageFailure) in try unsafe transaction.delete(database.rows, key) }
+            try unsafe rowKey.span.withUnsafeBytes { key throws(StorageFailure) in try unsafe transaction.delete(database.rows, key) }
         }
     }
 }
