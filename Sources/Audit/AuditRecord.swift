@@ -30,9 +30,9 @@ package struct AuditRecord: Hashable, Sendable {
     func appendLine(to line: inout [UInt8]) {
         line.append(contentsOf: #"{"time":"#.utf8)
         line.append(contentsOf: String(timeMilliseconds).utf8)
-        func field(_ name: StaticString, _ value: String) {
+        func field(_ name: String, _ value: String) {
             line.append(contentsOf: #",""#.utf8)
-            line.append(contentsOf: "\(name)".utf8)
+            line.append(contentsOf: name.utf8)
             line.append(contentsOf: #"":"#.utf8)
             Self.append(value, to: &line)
         }

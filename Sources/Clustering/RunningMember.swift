@@ -5,7 +5,7 @@ import Foundation
 package import Logging
 import MVCC
 import NIOCore
-import NIOPosix
+package import NIOPosix
 import Peers
 import ReplicaService
 import Sealing
@@ -27,6 +27,8 @@ package final class RunningMember: Sendable {
         self.outcome = outcome; self.transport = transport; self.lane = lane; self.responder = responder; self.loop = loop; self.logger = logger
     }
 
+    /// The event loop of the members' connections.
+    package var group: MultiThreadedEventLoopGroup { loop.group }
     package var cluster: UInt64 { outcome.cluster }
     package var peerURLs: [String] { outcome.peerURLs }
 

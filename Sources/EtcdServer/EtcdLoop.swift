@@ -17,7 +17,7 @@ import RPC
 /// 3. Answers come on the Barrier's threads, once per batch, and hop to the loop once; the connections concerned flush once.
 ///    Changes wait here until their audit record is durable: its sync runs beside the log's own.
 ///
-/// Invariant: each request enqueued has one slot in `pending` until its answer comes, whatever became of its stream.
+/// Invariant: each request enqueued has one of the `slots` until its answer comes, whatever became of its stream.
 final class EtcdLoop {
     /// What an answer is turned into.
     enum Reply {
@@ -36,8 +36,14 @@ final class EtcdLoop {
         var connection: EtcdConnection
         var stream: StreamID
         var reply: Reply
-        /// What the trail says of it, and the record that its answer waits for.
+        /// What the trail says of it.
         var operation: AuditedOperation?
+    }
+    /// Beside the request, so that looking at one does not copy the other.
+    private struct Slot {
+        var request: Pending?
+        let isChange: Bool
+        /// The record that its answer waits for.
         var ticket = AuditTicket.none
     }
 
@@ -46,7 +52,7 @@ final class EtcdLoop {
     private let opener: BarrierOpener
     private var session: EtcdSession?
     private var watchSink: LoopWatchSink?
-    private var pending: [Pending?] = []
+    private var slots: [Slot] = []
     private var freeSlots: [Int] = []
     private var batch: [EtcdRequest] = []
     private var trail: [AuditedOperation] = []
@@ -74,16 +80,11 @@ final class EtcdLoop {
 
     func enqueue(_ kind: EtcdRequest.Kind, _ reply: Reply, _ admission: Admission?, on stream: StreamID, of connection: EtcdConnection) {
         let operation = service.trail == nil ? nil : admission?.operation
-        let request = Pending(connection: connection, stream: stream, reply: reply, operation: operation)
-        let slot: Int
-        if let free = freeSlots.popLast() {
-            slot = free
-            pending[slot] = request
-        } else {
-            slot = pending.count
-            pending.append(request)
-        }
-        batch.append(EtcdRequest(ticket: UInt64(slot), kind: kind))
+        let slot = Slot(
+            request: Pending(connection: connection, stream: stream, reply: reply, operation: operation), isChange: operation?.verb.isChange == true)
+        let number = freeSlots.popLast() ?? slots.count
+        if number < slots.count { slots[number] = slot } else { slots.append(slot) }
+        batch.append(EtcdRequest(ticket: UInt64(number), kind: kind))
         if let operation { trail.append(operation) }
         guard !scheduled else { return }
         scheduled = true
@@ -111,7 +112,7 @@ final class EtcdLoop {
     private func hold(_ requests: [EtcdRequest], until ticket: AuditTicket) {
         for request in requests {
             let slot = Int(request.ticket)
-            if pending[slot]?.operation?.verb.isChange == true { pending[slot]?.ticket = ticket }
+            if slots[slot].isChange { slots[slot].ticket = ticket }
         }
     }
     private func refused(_ ticket: UInt64, _ error: any Error) -> EtcdAnswer {
@@ -137,15 +138,15 @@ final class EtcdLoop {
         }
     }
     private func ticket(of answer: EtcdAnswer) -> AuditTicket {
-        guard let slot = Int(exactly: answer.ticket), slot < pending.count else { return .none }
-        return pending[slot]?.ticket ?? .none
+        guard let slot = Int(exactly: answer.ticket), slot < slots.count else { return .none }
+        return slots[slot].ticket
     }
 
     private func answer(_ answers: [EtcdAnswer], pin: ReadPin?, isRecorded: Bool) {
         let builder = builder()
         var failed: [AuditedOperation] = []
         for answer in answers {
-            guard let slot = Int(exactly: answer.ticket), slot < pending.count, let request = pending[slot].take() else { continue }
+            guard let slot = Int(exactly: answer.ticket), slot < slots.count, let request = slots[slot].request.take() else { continue }
             freeSlots.append(slot)
             if isRecorded, let operation = request.operation, let outcome = answer.failure { failed.append(operation.ended(outcome)) }
             answerOne(request, answer.result, builder, pin: pin)

@@ -45,14 +45,14 @@ package struct FileTrail: AuditTrail {
             if !operation.rangeEnd.isEmpty { append(end: operation.rangeEnd, to: &names) }
         }
         for access in operation.accesses {
-            let (label, range): (StaticString, KeyRange)
+            let (label, range): (String, KeyRange)
             switch access {
             case .read(let keys): (label, range) = ("read:", keys)
             case .write(let keys): (label, range) = ("write:", keys)
             case .administer, .lease: continue
             }
             if !names.isEmpty { names.append(UInt8(ascii: " ")) }
-            names.append(contentsOf: "\(label)".utf8)
+            names.append(contentsOf: label.utf8)
             append(range.key, to: &names)
             if let end = range.end { append(end: end, to: &names) }
         }

@@ -1,4 +1,5 @@
 package import Basics
+import Glibc
 
 /// The form of a command in the log, in messages between members and in snapshots:
 ///
@@ -10,6 +11,14 @@ extension Command {
     private static let format: UInt8 = 1
     private enum Kind: UInt8 {
         case none = 0, put, deleteRange, transaction, compact, leaseGrant, leaseRevoke, leaseCheckpoint, reseal, key, setting, member, alarm
+    }
+
+    /// Whether two encoded commands are the same. (`==` looks at one byte after the other.)
+    package static func isSame(_ one: Bytes, _ other: Bytes) -> Bool {
+        guard one.count == other.count, !one.isEmpty else { return one.count == other.count }
+        return unsafe one.span.withUnsafeBytes { one in
+            unsafe other.span.withUnsafeBytes { other in unsafe memcmp(one.baseAddress!, other.baseAddress!, one.count) == 0 }
+        }
     }
 
     package func encode() -> Bytes {

@@ -85,7 +85,8 @@ struct Forwards: Sendable {
     }
     /// What waits under that origin, if those are its bytes.
     func command(_ origin: Origin, of payload: Bytes) -> Command? {
-        guard origin.incarnation == incarnation, let position = position(of: origin.sequence), commands[position].payload == payload else { return nil }
+        guard origin.incarnation == incarnation, let position = position(of: origin.sequence),
+              Command.isSame(commands[position].payload, payload) else { return nil }
         return commands[position].command
     }
     /// Ends a command that was applied or refused.

@@ -44,7 +44,8 @@ struct Serve: AsyncParsableCommand {
         return level
     }) var logLevel = Logger.Level.notice
     @OptionGroup(title: "Cluster") var cluster: ClusterOptions
-    @Option(help: "Event loops of the etcd port.") var eventLoops = 1
+    @Option(help: "Event loops of the etcd port; 0: it shares the one of the members' connections, as it does by default where there are at most two processors. Otherwise 1.")
+    var eventLoops: Int?
     @Flag(help: "Leave pods without a node unbound.") var noScheduler = false
 
     func validate() throws {
@@ -57,7 +58,7 @@ struct Serve: AsyncParsableCommand {
             throw ValidationError("\(listenMetricsUrls.url): health and metrics are served over http:// only")
         }
         guard (certFile == nil) == (keyFile == nil) else { throw ValidationError("--cert-file and --key-file go together") }
-        guard (1...64).contains(eventLoops) else { throw ValidationError("--event-loops wants 1 to 64") }
+        guard (0...64).contains(eventLoops ?? 1) else { throw ValidationError("--event-loops wants 0 to 64") }
         guard !dataDir.isEmpty else { throw ValidationError("--data-dir is empty") }
     }
 
@@ -136,7 +137,9 @@ struct Serve: AsyncParsableCommand {
     private func serve(
         _ barrier: Barrier, _ member: RunningMember?, _ vault: KeyVault, _ audit: AuditLog, _ pki: Pki, _ logger: Logger
     ) async throws {
-        let group = MultiThreadedEventLoopGroup(numberOfThreads: eventLoops)
+        // Where processors are short, handing requests from one loop to another costs more than it wins.
+        let loops = eventLoops ?? (System.coreCount > 2 ? 1 : 0), shared = loops == 0 ? member?.group : nil
+        let group = shared ?? MultiThreadedEventLoopGroup(numberOfThreads: max(loops, 1))
         let identity = EtcdService.Identity(
             clusterID: member?.cluster ?? clusterID(barrier), memberID: barrier.memberID, name: name,
             peerURLs: member?.peerURLs ?? [], clientURLs: [advertiseClientUrls ?? listenClientUrls.url])
@@ -194,7 +197,7 @@ struct Serve: AsyncParsableCommand {
         }
         await server.shutdown(grace: .seconds(2))
         await etcd.shutdown()
-        try await group.shutdownGracefully()
+        if shared == nil { try await group.shutdownGracefully() }
     }
 
     private var sealName: String { sealPassphraseFile == nil ? "key-file" : "passphrase" }
