@@ -167,6 +167,39 @@ struct Forwards: Sendable {
     }
 }
 
+/// The forwarded commands that a leader logged since it leads. They stay in its log, and their members hear of them by that.
+struct LoggedForwards: Sendable {
+    private struct Run {
+        let member: MemberID
+        let incarnation: UInt64
+        var sequences: ClosedRange<UInt64>
+    }
+    /// Beyond, the oldest are forgotten: what is asked again then is logged again.
+    private static let runsMax = 64
+    private var runs: [Run] = []
+
+    mutating func append(_ origin: Origin) {
+        let last = runs.lastIndex { $0.member == origin.member && $0.incarnation == origin.incarnation }
+        if let last, runs[last].sequences.upperBound < .max, runs[last].sequences.upperBound + 1 == origin.sequence {
+            runs[last].sequences = runs[last].sequences.lowerBound...origin.sequence
+            return
+        }
+        if runs.count == Self.runsMax { runs.removeFirst() }
+        runs.append(Run(member: origin.member, incarnation: origin.incarnation, sequences: origin.sequence...origin.sequence))
+    }
+    func contains(_ origin: Origin) -> Bool {
+        runs.contains { $0.member == origin.member && $0.incarnation == origin.incarnation && $0.sequences.contains(origin.sequence) }
+    }
+    func last(of member: MemberID) -> Origin? {
+        var last: Origin?
+        for run in runs where run.member == member {
+            let origin = Origin(member, incarnation: run.incarnation, sequence: run.sequences.upperBound)
+            if last.map({ ($0.incarnation, $0.sequence) < (origin.incarnation, origin.sequence) }) ?? true { last = origin }
+        }
+        return last
+    }
+}
+
 /// How much of the log is kept for followers that are behind, beyond what a restart needs: a number of entries, or as long as one of them wants
 /// the oldest, several times as many; in any case no more than a number of bytes. Sending the store costs more than sending the log, and the
 /// more so the larger the store is.

@@ -198,6 +198,8 @@ extension Replica {
             }
             if !raft.isLeader {
                 refused.append(ForwardedOutcome(id, .notLeader(raft.leader)))
+            } else if logged.contains(from) {
+                continue // It asks again since it did not hear of it yet; another copy would only hold up what it waits for.
             } else if proposals.count + proposed.count >= configuration.proposalsMax {
                 if !isLogged(from) { refused.append(ForwardedOutcome(id, .overloaded)) }
             } else {

@@ -72,8 +72,7 @@ package struct Replica: ~Copyable, Sendable {
     var clearing: [LeaseID: LogIndex] = [:]
 
     var proposals = ProposalQueue()
-    /// The last forwarded command of each member that this leader logged.
-    private var logged: [Origin] = []
+    var logged = LoggedForwards()
     /// Since when this member leads; the term of `proposals`.
     var leadingTerm: Term = 0
     var orphans = Orphans()
@@ -260,7 +259,7 @@ package struct Replica: ~Copyable, Sendable {
                 effects.append(.send(messages.map { PeerMessage($0) }))
             case .release(let through): apply(through: through, adopting: &raftEffects, into: &effects)
             case .accepted(let first, _):
-                isLogging(proposed)
+                for proposal in proposed { if let origin = proposal.origin { logged.append(origin) } }
                 proposals.append(proposed, from: first)
             case .refused(_, let refusal): refuse(proposed, because: refusal, into: &effects)
             case .readable(let context, let index): readable(context, index: index, into: &effects)
@@ -278,7 +277,7 @@ package struct Replica: ~Copyable, Sendable {
         clock.demote()
         if standing.position == .leader {
             leadingTerm = standing.term
-            logged = []
+            logged = LoggedForwards()
             clockBeginsAt = raft.log.last.index
             checkpointedThrough = 0
             clearing = [:]
@@ -336,13 +335,7 @@ package struct Replica: ~Copyable, Sendable {
     /// not to be called refused.
     func isLogged(_ origin: Origin) -> Bool {
         func includes(_ last: Origin?) -> Bool { last.map { (origin.incarnation, origin.sequence) <= ($0.incarnation, $0.sequence) } ?? false }
-        return includes(store.members.lastForwarded(by: origin.member)) || includes(logged.first { $0.member == origin.member })
-    }
-    private mutating func isLogging(_ proposed: [Proposal]) {
-        // All of one call come from one member, in order.
-        guard let origin = proposed.last?.origin, !isLogged(origin) else { return }
-        logged.removeAll { $0.member == origin.member }
-        logged.append(origin)
+        return includes(store.members.lastForwarded(by: origin.member)) || includes(logged.last(of: origin.member))
     }
 
     private mutating func refuse(_ proposed: [Proposal], because refusal: Raft.Refusal, into effects: inout EffectBuffer) {

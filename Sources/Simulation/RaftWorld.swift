@@ -515,8 +515,8 @@ package struct RaftWorld: ~Copyable {
         guard network.carries(from: number, to: to) else {
             // A network may also answer for whom it does not reach: then what is concluded is wrong.
             switch wireChance.below(60) {
-            case 0, 1: queue.schedule(.unreachable(Int32(number), to: Int32(to)), at: now + 10)
-            case 2: queue.schedule(.gone(Int32(number), of: Int32(to)), at: now + 10)
+            case 0...2: queue.schedule(.unreachable(Int32(number), to: Int32(to)), at: now + 10)
+            case 3: queue.schedule(.gone(Int32(number), of: Int32(to)), at: now + 10)
             default: break
             }
             return

@@ -182,7 +182,7 @@ import Testing
         (["--listen-client-urls", "unix:///tmp/socket"], "unix:///tmp/socket"),
         (["--listen-secrets-url", "https://127.0.0.1:port"], "https://127.0.0.1:port"),
         (["--no-such-flag"], "Unknown option '--no-such-flag'"),
-        (["--event-loops", "0"], "--event-loops wants 1 to 64"),
+        (["--event-loops", "65"], "--event-loops wants 0 to 64"),
         (["--event-loops", "many"], "many"),
         (["--log-level", "loud"], "'loud' is no log level"),
         (["--data-dir", ""], "--data-dir is empty"),

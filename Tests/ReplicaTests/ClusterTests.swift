@@ -47,6 +47,20 @@ struct ClusterTests {
         #expect((1...3).allSatisfy { trio.get($0, "a")?.version == 1 } && trio.agree())
     }
 
+    @Test("a leader logs a forwarded command once, however often it is sent; one that it does not have, it logs")
+    func loggedOnce() throws {
+        var trio = try started()
+        trio.loses = { if case .raft(let message) = $0.body, case .append = message.body { true } else { false } }
+        let ticket = trio.propose(2, Fixture.put("a", "1"))
+        trio.settle()
+        let end = trio.with(1) { $0.raft.log.last.index }
+        trio.pass(ticks: 35)
+        #expect(trio.with(1) { $0.raft.log.last.index } == end && trio.outcome(2, ticket) == nil)
+        trio.loses = { _ in false }
+        trio.pass(ticks: 5)
+        #expect(trio.outcome(2, ticket) == Self.put && trio.agree())
+    }
+
     @Test("forwarded commands that arrive in another order are all applied, each once")
     func reordered() throws {
         var trio = try started()
