@@ -15,7 +15,11 @@ struct AnswerBuilder: Sendable {
     let term: UInt64
     let opener: BarrierOpener
     /// Of the values fetched for one answer: a transaction may name one large value a thousand times.
-    private final class Weight: Sendable { let bytes = Atomic(0) }
+    private final class Weight: Sendable {
+        let bytes = Atomic(0)
+        let max: Int
+        init(max: Int) { self.max = max }
+    }
     private var weight: Weight?
 
     init(barrier: Barrier, identity: EtcdService.Identity, term: UInt64, opener: BarrierOpener) {
@@ -62,10 +66,15 @@ struct AnswerBuilder: Sendable {
         scratch.setInteger(UInt32(scratch.writerIndex - MessageFraming.prefixBytes), at: 1)
     }
 
-    /// The whole gRPC frame.
-    func message(_ body: AnswerBody, _ reply: EtcdLoop.Reply, allocator: ByteBufferAllocator) throws -> ByteBuffer {
+    /// Its keys and values come to more than was allowed.
+    struct TooHeavy: Error {}
+
+    /// The whole gRPC frame. Throws `TooHeavy` before anything of more than `bytesMax` is opened.
+    func message(
+        _ body: AnswerBody, _ reply: EtcdLoop.Reply, bytesMax: Int = AnswerBuilder.answerBytesMax, allocator: ByteBufferAllocator
+    ) throws -> ByteBuffer {
         var weighing = self
-        weighing.weight = Weight()
+        weighing.weight = Weight(max: bytesMax)
         return try weighing.weighed(body, reply, allocator: allocator)
     }
     private func weighed(_ body: AnswerBody, _ reply: EtcdLoop.Reply, allocator: ByteBufferAllocator) throws -> ByteBuffer {
@@ -116,7 +125,9 @@ struct AnswerBuilder: Sendable {
         let sealed = withValue ? try value ?? barrier.sealedValue(of: version) : nil
         if let weight {
             let bytes = version.key.count + (sealed?.plaintextByteCount ?? 0)
-            guard weight.bytes.add(bytes, ordering: .relaxed).newValue <= Self.answerBytesMax else { throw Self.tooLarge }
+            let total = weight.bytes.add(bytes, ordering: .relaxed).newValue
+            guard total <= Self.answerBytesMax else { throw Self.tooLarge }
+            guard total <= weight.max else { throw TooHeavy() }
         }
         return KeyValueMessage(
             key: Bytes(Keyspace.name(version.key)), createRevision: version.createRevision, modRevision: version.revision.main,

@@ -144,12 +144,12 @@ final class EtcdLoop {
 
     private func answer(_ answers: [EtcdAnswer], pin: ReadPin?, isRecorded: Bool) {
         let builder = builder()
-        var failed: [AuditedOperation] = []
+        var failed: [AuditedOperation] = [], bytesLeft = EtcdService.bytesOnLoopMax
         for answer in answers {
             guard let slot = Int(exactly: answer.ticket), slot < slots.count, let request = slots[slot].request.take() else { continue }
             freeSlots.append(slot)
             if isRecorded, let operation = request.operation, let outcome = answer.failure { failed.append(operation.ended(outcome)) }
-            answerOne(request, answer.result, builder, pin: pin)
+            answerOne(request, answer.result, builder, pin: pin, &bytesLeft)
         }
         // The requests themselves are recorded; if this cannot be, the next one is refused.
         if !failed.isEmpty { _ = try? service.trail?.record(failed) }
@@ -175,7 +175,9 @@ final class EtcdLoop {
         AnswerBuilder(barrier: service.barrier, identity: service.identity, term: service.barrier.status().term, opener: opener)
     }
 
-    private func answerOne(_ request: Pending, _ result: Result<AnswerBody, EtcdFailure>, _ builder: AnswerBuilder, pin: ReadPin?) {
+    private func answerOne(
+        _ request: Pending, _ result: Result<AnswerBody, EtcdFailure>, _ builder: AnswerBuilder, pin: ReadPin?, _ bytesLeft: inout Int
+    ) {
         touch(request.connection)
         let body: AnswerBody
         switch result {
@@ -189,19 +191,24 @@ final class EtcdLoop {
             return request.connection.transport.answer(scratch, on: request.stream)
         }
         if case .leaseKeepAlive = request.reply { return request.connection.send(builder, body, request) }
-        if builder.versions(in: body, request.reply) > EtcdService.versionsOnLoopMax {
+        guard builder.versions(in: body, request.reply) <= EtcdService.versionsOnLoopMax,
+              let built = Self.build(builder, body, request.reply, bytesMax: bytesLeft, allocator: request.connection.transport.allocator) else {
             return answerBeside(builder, body, request, pin: pin)
         }
-        request.connection.finish(request.stream, Self.build(builder, body, request.reply, allocator: request.connection.transport.allocator))
+        if case .success(let message) = built { bytesLeft = max(0, bytesLeft - message.readableBytes) }
+        request.connection.finish(request.stream, built)
     }
 
+    /// `nil`: it comes to more than `bytesMax`.
     private static func build(
-        _ builder: AnswerBuilder, _ body: AnswerBody, _ reply: Reply, allocator: ByteBufferAllocator
-    ) -> Result<ByteBuffer, Status> {
-        func message() throws -> ByteBuffer { try builder.message(body, reply, allocator: allocator) }
+        _ builder: AnswerBuilder, _ body: AnswerBody, _ reply: Reply, bytesMax: Int = AnswerBuilder.answerBytesMax, allocator: ByteBufferAllocator
+    ) -> Result<ByteBuffer, Status>? {
+        func message() throws -> ByteBuffer { try builder.message(body, reply, bytesMax: bytesMax, allocator: allocator) }
         do {
             // A rotation may end between fetching a value and opening it: fetched again, it is the one rewritten.
             do { return .success(try message()) } catch is UnreadableValue { return .success(try message()) }
+        } catch is AnswerBuilder.TooHeavy {
+            return nil
         } catch {
             if let failure = error as? EtcdFailure { return .failure(Status(failure)) }
             if let value = error as? UnreadableValue { return .failure(Status(.unreadable(value))) }
@@ -215,8 +222,8 @@ final class EtcdLoop {
         let allocator = request.connection.transport.allocator
         let (stream, reply, eventLoop) = (request.stream, request.reply, eventLoop)
         service.readers.submit { state in
-            let built = state == .active
-                ? Self.build(builder, body, reply, allocator: allocator) : .failure(Status(.unavailable, "etcdserver: server stopped"))
+            let whole = state == .active ? Self.build(builder, body, reply, allocator: allocator) : nil
+            let built = whole ?? .failure(Status(.unavailable, "etcdserver: server stopped"))
             withExtendedLifetime(pin) {}
             eventLoop.execute {
                 bound.value.finish(stream, built)

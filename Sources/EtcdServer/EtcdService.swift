@@ -29,6 +29,8 @@ package final class EtcdService: ServiceFactory {
     package static let progressIntervalMilliseconds: Int64 = 600_000
     /// Answers of more versions than this are built by a reader thread: they may touch the disk, and take long.
     static let versionsOnLoopMax = 128
+    /// So are those of a batch that come to more bytes together: what else is to happen on the loop does not wait for them.
+    static let bytesOnLoopMax = 4 << 20
 
     let barrier: Barrier
     private let named: NIOLockedValueBox<Identity>

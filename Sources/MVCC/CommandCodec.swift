@@ -1,5 +1,5 @@
 package import Basics
-import Glibc
+import CLinux
 
 /// The form of a command in the log, in messages between members and in snapshots:
 ///
@@ -17,7 +17,7 @@ extension Command {
     package static func isSame(_ one: Bytes, _ other: Bytes) -> Bool {
         guard one.count == other.count, !one.isEmpty else { return one.count == other.count }
         return unsafe one.span.withUnsafeBytes { one in
-            unsafe other.span.withUnsafeBytes { other in unsafe memcmp(one.baseAddress!, other.baseAddress!, one.count) == 0 }
+            unsafe other.span.withUnsafeBytes { other in unsafe clinux_is_same(one.baseAddress!, other.baseAddress!, one.count) != 0 }
         }
     }
 

@@ -3,7 +3,8 @@ import MVCC
 
 /// Commands and questions of this member's clients that another member, the leader, must take.
 ///
-/// 1. Each gets the next sequence; sequences grow, and no two runs of the member share one (`Origin.incarnation`).
+/// 1. Each command gets the next sequence, each question the next of its own; sequences grow, and no two runs of the member share one
+///    (`Origin.incarnation`).
 /// 2. They are sent to the leader at once, and all that wait again, in order, to each new leader and whenever nothing came back for a while.
 /// 3. A command ends when this member applies it (or hears that the only copy of it was refused), a question with the leader's answer, either at its deadline.
 ///
@@ -31,7 +32,7 @@ struct Forwards: Sendable {
     }
     let member: MemberID
     private(set) var incarnation: UInt64
-    private var lastSequence: UInt64 = 0
+    private var lastSequence: UInt64 = 0, lastQuestion: UInt64 = 0
     /// By sequence; those before `head` are done.
     private var commands: [Pending] = []
     private var head = 0
@@ -70,7 +71,8 @@ struct Forwards: Sendable {
             deadline: deadline))
     }
     mutating func ask(_ kind: ForwardedQuestion.Kind, ticket: Ticket, deadline: Int64) {
-        questions.append(Asked(sequence: nextSequence(), ticket: ticket, kind: kind, deadline: deadline))
+        lastQuestion += 1
+        questions.append(Asked(sequence: lastQuestion, ticket: ticket, kind: kind, deadline: deadline))
     }
 
     private func position(of sequence: UInt64) -> Int? {
@@ -142,9 +144,9 @@ struct Forwards: Sendable {
     }
 
     /// What waits, from `first` on, as messages to the leader.
-    mutating func messages(to leader: MemberID, from first: UInt64 = 0) -> [PeerMessage] {
+    mutating func messages(to leader: MemberID, from first: Sequences) -> [PeerMessage] {
         var messages: [PeerMessage] = [], batch: [ForwardedCommand] = [], bytes = 0
-        for position in head..<commands.count where commands[position].sequence >= first {
+        for position in head..<commands.count where commands[position].sequence >= first.command {
             commands[position].timesSent += 1
             batch.append(ForwardedCommand(sequence: commands[position].sequence, payload: commands[position].payload))
             bytes += commands[position].payload.count
@@ -153,12 +155,13 @@ struct Forwards: Sendable {
             (batch, bytes) = ([], 0)
         }
         if !batch.isEmpty { messages.append(PeerMessage(from: member, to: leader, .forward(batch))) }
-        let asked = questions.filter { $0.sequence >= first }.map { ForwardedQuestion(ForwardedID(incarnation, $0.sequence), $0.kind) }
+        let asked = questions.filter { $0.sequence >= first.question }.map { ForwardedQuestion(ForwardedID(incarnation, $0.sequence), $0.kind) }
         if !asked.isEmpty { messages.append(PeerMessage(from: member, to: leader, .questions(asked))) }
         return messages
     }
+    typealias Sequences = (command: UInt64, question: UInt64)
     /// Of what is appended next.
-    var upcomingSequence: UInt64 { lastSequence + 1 }
+    var upcoming: Sequences { (lastSequence + 1, lastQuestion + 1) }
     /// All commands, to be proposed here: this member leads now.
     mutating func proposals() -> [Proposal] {
         compact()
@@ -174,17 +177,20 @@ struct LoggedForwards: Sendable {
         let incarnation: UInt64
         var sequences: ClosedRange<UInt64>
     }
-    /// Beyond, the oldest are forgotten: what is asked again then is logged again.
+    /// Beyond, a member's oldest are forgotten: what is asked again then is logged again.
     private static let runsMax = 64
     private var runs: [Run] = []
 
     mutating func append(_ origin: Origin) {
-        let last = runs.lastIndex { $0.member == origin.member && $0.incarnation == origin.incarnation }
-        if let last, runs[last].sequences.upperBound < .max, runs[last].sequences.upperBound + 1 == origin.sequence {
-            runs[last].sequences = runs[last].sequences.lowerBound...origin.sequence
+        let before = runs.lastIndex {
+            $0.member == origin.member && $0.incarnation == origin.incarnation && $0.sequences.upperBound < .max
+                && $0.sequences.upperBound + 1 == origin.sequence
+        }
+        if let before {
+            runs[before].sequences = runs[before].sequences.lowerBound...origin.sequence
             return
         }
-        if runs.count == Self.runsMax { runs.removeFirst() }
+        if runs.count == Self.runsMax { runs.remove(at: runs.firstIndex { $0.member == origin.member } ?? 0) }
         runs.append(Run(member: origin.member, incarnation: origin.incarnation, sequences: origin.sequence...origin.sequence))
     }
     func contains(_ origin: Origin) -> Bool {

@@ -122,7 +122,7 @@ extension Replica {
     // MARK: - Forwarding, as the origin
 
     mutating func forward(_ proposed: [Proposal], evenUnawaited: Bool = false, into effects: inout EffectBuffer) {
-        let first = forwards.upcomingSequence
+        let first = forwards.upcoming
         for proposal in proposed {
             // What nobody waits for is the leader's own affair.
             guard proposal.ticket != nil || evenUnawaited else { continue }
@@ -131,11 +131,11 @@ extension Replica {
         sendForwards(from: first, into: &effects)
     }
     mutating func forwardQuestion(_ kind: ForwardedQuestion.Kind, ticket: Ticket, deadline: Int64, into effects: inout EffectBuffer) {
-        let first = forwards.upcomingSequence
+        let first = forwards.upcoming
         forwards.ask(kind, ticket: ticket, deadline: deadline)
         sendForwards(from: first, into: &effects)
     }
-    private mutating func sendForwards(from first: UInt64, into effects: inout EffectBuffer) {
+    private mutating func sendForwards(from first: Forwards.Sequences, into effects: inout EffectBuffer) {
         guard let leader = raft.leader, leader != member, forwards.sentAt > .min else { return }
         let messages = forwards.messages(to: leader, from: first)
         if !messages.isEmpty { effects.append(.send(messages)) }
@@ -149,11 +149,11 @@ extension Replica {
         guard due, let leader = raft.leader else { return }
         if leader != member {
             forwards.sentAt = now
-            sendForwards(from: 0, into: &effects)
+            sendForwards(from: (0, 0), into: &effects)
         } else if !forwards.isEmpty, raft.transferTarget == nil {
             forwards.sentAt = now
             let asked = forwards.questions.compactMap { forwards.takeQuestion($0.sequence) }
-            let proposed = forwards.proposals()
+            let proposed = forwards.proposals().filter { proposal in !(proposal.origin.map(logged.contains) ?? false) }
             if !proposed.isEmpty { proposeForwarded(proposed, into: &effects) }
             ask(asked.map { Asked(asker: .ticket($0.ticket), kind: $0.kind.question, deadline: $0.deadline) }, into: &effects)
         }

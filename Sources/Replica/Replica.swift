@@ -259,7 +259,7 @@ package struct Replica: ~Copyable, Sendable {
                 effects.append(.send(messages.map { PeerMessage($0) }))
             case .release(let through): apply(through: through, adopting: &raftEffects, into: &effects)
             case .accepted(let first, _):
-                for proposal in proposed { if let origin = proposal.origin { logged.append(origin) } }
+                for position in proposed.indices { if let origin = proposed[position].origin { logged.append(origin) } }
                 proposals.append(proposed, from: first)
             case .refused(_, let refusal): refuse(proposed, because: refusal, into: &effects)
             case .readable(let context, let index): readable(context, index: index, into: &effects)

@@ -89,6 +89,18 @@ import Testing
         }
     }
 
+    @Test("a short range of large values is answered whole, off the event loop, and what comes with it as ever")
+    func heavyRange() async throws {
+        try await ServedStore.run { store in
+            for key in ["a", "b", "c", "d", "e", "f"] { _ = try await store.client.put(bytes(key), Bytes(repeating: key.utf8.first!, count: 1_000_000)) }
+            async let small = store.client.range(RangeRequestMessage(key: bytes("a")))
+            let large = try await store.list()
+            #expect(large.keys == ["a", "b", "c", "d", "e", "f"])
+            #expect(large.kvs.allSatisfy { kv in Bytes(kv.plainValue.readableBytesView) == Bytes(repeating: kv.key[0], count: 1_000_000) })
+            #expect(try await small.kvs.count == 1)
+        }
+    }
+
     @Test("previous values, kept values and kept leases")
     func keepsPrevious() async throws {
         try await ServedStore.run { store in

@@ -98,6 +98,8 @@ void clinux_wipe(void *memory, size_t count);
 uint32_t clinux_crc32c(uint32_t remainder, const void *bytes, size_t count);
 // Asks for the cache line at `address`, whatever that is, and does not wait for it.
 static inline void clinux_prefetch(const void *address) { __builtin_prefetch(address); }
+/// Whether so many bytes are the same.
+static inline int clinux_is_same(const void *one, const void *other, size_t count) { return __builtin_memcmp(one, other, count) == 0; }
 // Milliseconds since boot, sleep included.
 int64_t clinux_boot_milliseconds(void);
 // Ends this process at once, as SIGKILL from outside would.
